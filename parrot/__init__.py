@@ -1,0 +1,3 @@
+"""Parrot: a server for LLM applications."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,63 @@
+"""What a default deployment allows; each is a setting `limits.<name>`, and `GET /v1/limits` tells them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds on what one request, session or tenant may ask for."""
+
+    max_call_bytes: int = 1 << 20
+    """A call's JSON text."""
+    max_batch_bytes: int = 8 << 20
+    """A request's body."""
+    max_template_bytes: int = 256 << 10
+    """A call's template, or all its messages' contents together."""
+    max_value_bytes: int = 1 << 20
+    """A variable's value."""
+    max_metadata_bytes: int = 4 << 10
+    """A session's metadata."""
+    max_json_depth: int = 32
+    """Nesting of objects and arrays in a body."""
+    max_json_keys: int = 1000
+    """Keys of one object."""
+    max_placeholders: int = 128
+    """Placeholders of one call."""
+    max_batch_calls: int = 2000
+    """Calls of one submission."""
+    max_session_calls: int = 50_000
+    """Calls of one session in its life."""
+    max_pending_calls: int = 10_000
+    """Calls of one session that have not ended."""
+    max_session_variables: int = 100_000
+    """Variables of one session."""
+    max_graph_depth: int = 10_000
+    """Calls in a chain."""
+    max_fan_in: int = 1000
+    """Variables that one call consumes."""
+    max_sessions: int = 64
+    """Open sessions of one tenant."""
+    session_idle_ttl_s: float = 3600.0
+    """A session that nobody touched and in which nothing runs is closed after this."""
+    session_ttl_s: float = 7 * 24 * 3600.0
+    """No session lives longer."""
+    retention_s: float = 24 * 3600.0
+    """A closed session's log is kept so long."""
+    max_wait_s: float = 60.0
+    """A long poll is answered after this at the latest."""
+    max_stream_s: float = 900.0
+    """An event stream is closed after this; the client resumes."""
+    max_stream_events: int = 1000
+    """Events kept for the resumption of one stream."""
+    max_regex_bytes: int = 512
+    """A transform's pattern."""
+    regex_memory_bytes: int = 8 << 20
+    """Memory of one compiled pattern."""
+    max_grammar_bytes: int = 16 << 10
+    """A JSON schema or regex that bounds an output."""
+    max_attempts: int = 3
+    """Attempts of one call."""
+    max_crash_attempts: int = 2
+    """Engines one call may bring down before it is quarantined."""
+    call_timeout_s: float = 1800.0
+    """A call that has been runnable for longer fails with `deadline`."""

@@ -1,0 +1,1 @@
+"""The Python client: semantic functions, variables, sessions."""

@@ -1,0 +1,24 @@
+"""What a user waits for: given at `get` or for a session, or deduced from the graph (section 5.2 of the
+paper).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Objective = Literal["latency", "throughput"]
+"""`latency`: someone waits for this value. `throughput`: only the whole work's completion matters."""
+
+OBJECTIVES: tuple[Objective, ...] = ("latency", "throughput")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallObjective:
+    """The objective that a call runs under, and why."""
+
+    objective: Objective
+    task_group: str | None = None
+    """Calls with the same group are wanted together; their joint completion matters."""
+    deadline_at_s: float | None = None
+    """Service clock, seconds; after it the call's outputs fail with `deadline`."""
+    why: str = "default"
+    """One phrase for `explain`."""

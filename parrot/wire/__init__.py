@@ -1,0 +1,1 @@
+"""HTTP schema v1: what travels between client and service, and how errors are written."""
