@@ -23,9 +23,9 @@
     ├── WaitTimeoutError          the variable was not ready within the client's time
     └── UsageError                the SDK was used in a way that cannot work
 
-Each error carries data: a stable `code`, a `message` that says what to do, the `param` at fault, and
-whether a retry
-makes sense. Each code has a number (`P1203`), shown by the command line and listed in the documentation.
+Each error carries data: a stable `code`, a `message` that says what to do, the `param` at fault, and whether
+a retry makes sense. Each code has a number (`P1203`), shown by the command line and listed in the
+documentation.
 """
 
 from collections.abc import Mapping
@@ -38,9 +38,8 @@ MAX_MESSAGE_CHARS = 600
 class ParrotError(Exception):
     """Base of every error that Parrot raises on purpose.
 
-    `code` is one of the codes that the class lists in `CODES`; `param` names the field at fault (a path
-    such as
-    `calls[3].template`); `data` holds further JSON values a program may need, such as both numbers of an
+    `code` is one of the codes that the class lists in `CODES`; `param` names the field at fault (a path such
+    as `calls[3].template`); `data` holds further JSON values a program may need, such as both numbers of an
     overflow.
     """
 
@@ -93,9 +92,7 @@ class InvalidError(RequestError):
 
 
 class TemplateError(InvalidError):
-    """A template, or the parameters that go with it, is wrong; `data["position"]` is a character offset
-    when known.
-    """
+    """A template or its parameters are wrong; `data["position"]` is a character offset when known."""
 
     default_code = "bad_placeholder"
 

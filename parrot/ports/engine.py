@@ -6,18 +6,15 @@ A **context** is the KV state of a token prefix on one engine. The service names
     context 2  ░░░░░░░░░░░░████████            forks from context 1 at token 12
     context 3  ░░░░░░░░░░░░░░░░░░░░█████       forks from context 1 at its end
 
-A child sees its parent's first `num_tokens` tokens without copying them; what the parent appends later is
-not the
-child's. A fork at a length that the parent has not reached yet waits, inside the engine, until the parent
-gets there:
-so a prefix that several calls share is filled once, by whichever came first. Appending to a context that
-has children
-is allowed. A context lives until it is freed; freed with `retain`, it becomes cache, which the engine
-evicts when it needs the memory and tells so by `Evicted`.
+A child sees its parent's first `num_tokens` tokens without copying them; what the parent appends later is not
+the child's. A fork at a length that the parent has not reached yet waits, inside the engine, until the parent
+gets there: so a prefix that several calls share is filled once, by whichever came first. Appending to a
+context that has children is allowed. A context lives until it is freed; freed with `retain`, it becomes
+cache, which the engine evicts when it needs the memory and tells so by `Evicted`.
 
 Requests on one context run in the order in which they were issued. Everything an engine raises is an
-`EngineError`,
-`CallError` or `InvalidError` of `parrot.errors`; a request's failure never harms another request.
+`EngineError`, `CallError` or `InvalidError` of `parrot.errors`; a request's failure never harms another
+request.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -157,12 +154,11 @@ class GenerateEnd:
     """How a generation ended; comes with its last chunk."""
 
     reason: FinishReason
-    """`stop`: end of sequence, a stop string, or a grammar that is complete. `length`: `max_tokens` or the
-    window."""
+    """`stop`: end of sequence, a stop string or a complete grammar. `length`: `max_tokens` or the window."""
     exact: bool
-    """The output's text is exactly what its token ids decode to, and the context holds exactly these.
-    False when a stop
-    string was cut off or the last character stayed incomplete: then only the text is the output."""
+    """The output's text is exactly what its token ids decode to, and the context holds exactly these. False
+    when a stop string was cut off or the last character stayed incomplete: then only the text is the output.
+    """
     num_tokens: int
     """The context's length now, ancestors included."""
     num_prefilled: int
@@ -194,8 +190,9 @@ class LoadChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:
-    """The engine is gone, and every context with it; the last notice of all. Every request under way
-    raises `engine_lost`.
+    """The engine is gone, and every context with it; the last notice of all.
+
+    Every request under way raises `engine_lost`.
     """
 
     reason: str
@@ -230,8 +227,7 @@ class Tokenizer(Protocol):
     def apply_chat_template(
         self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool
     ) -> str:
-        """`messages` (`role`, `content`) as one text in the model's own chat format, special tokens
-        written out.
+        """`messages` (`role`, `content`) as one text in the model's chat format, special tokens written out.
 
         Raises `TemplateError` (`bad_messages`) when the template refuses the messages.
         """
@@ -292,9 +288,9 @@ class Engine(Protocol):
 
 
 Progress = Callable[[str, float | None], None]
-"""Told while an engine starts: the phase it is in, in words, and how much of the phase is done (0 to 1)
-when known."""
+"""Told while an engine starts: its phase, in words, and how much of the phase is done (0 to 1) when known."""
 
 StartEngine = Callable[[Progress], Awaitable[Engine]]
 """Starts one engine, or starts it again after it was lost; raises `EngineError` (`engine_start_failed`) or
-`ConfigError`."""
+`ConfigError`.
+"""

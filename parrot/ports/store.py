@@ -1,10 +1,9 @@
-"""The durable store: an append-only log of events for each session, with two guarantees that replay cannot
-give.
+"""The durable store: an append-only log of events per session, with two guarantees that replay cannot give.
 
-* A variable resolves once: the first `VariableReady` or `VariableFailed` for it wins; a later one is
-dropped and counted.
-* An attempt fences: a resolution whose `attempt` is lower than the call's latest `CallPlaced` is dropped
-and counted.
+* A variable resolves once: the first `VariableReady` or `VariableFailed` for it wins; a later one is dropped
+  and counted.
+* An attempt fences: a resolution whose `attempt` is lower than the call's latest `CallPlaced` is dropped and
+  counted.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -60,8 +59,8 @@ class Store(Protocol):
     ) -> AppendOutcome:
         """Append `events` atomically, in order; they may be of several sessions. Returns after the commit.
 
-        Appends made one after the other are committed in that order; several may share one commit.
-        Only durable events are given.
+        Appends made one after the other are committed in that order; several may share one commit. Only
+        durable events are given.
         """
         ...
 

@@ -1,10 +1,8 @@
-"""What happened, in the order it happened: the one stream that store, streams, dashboard, metrics and
-replay read.
+"""What happened, in order: the one stream that store, live streams, dashboard, metrics and replay read.
 
 Each event belongs to one session and gets a sequence number there when it is appended. Durable events are
-what a
-session is rebuilt from after a crash; the others are told to live readers only. Facts about single tokens
-are not events but counters and deltas.
+what a session is rebuilt from after a crash; the others are told to live readers only. Facts about single
+tokens are not events but counters and deltas.
 
 A session's life:
 
@@ -153,9 +151,7 @@ class VariableReady:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariableFailed:
-    """A variable will never have a value. Appended at most once for each variable, and never beside a
-    value.
-    """
+    """A variable will never have a value. Appended at most once for each, and never beside a value."""
 
     durable: ClassVar[bool] = True
     session_id: SessionId

@@ -1,6 +1,4 @@
-"""What a user waits for: given at `get` or for a session, or deduced from the graph (section 5.2 of the
-paper).
-"""
+"""What a user waits for: given at `get` or for a session, or deduced from the graph (paper, section 5.2)."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,6 +1,4 @@
-"""A call's prompt, lowered to a list of segments that alternate at semantic-variable boundaries (paper,
-section 4).
-"""
+"""A call's prompt, lowered to segments that are cut at semantic-variable boundaries (paper, section 4)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,10 +24,10 @@ class RegexTransform:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JsonTransform:
-    """Parse as JSON (a Markdown code fence around it is taken off) and take what a JSON pointer (RFC 6901)
-    names.
+    """Parse as JSON and take what a JSON pointer (RFC 6901) names.
 
-    A string is taken as it is, everything else as compact JSON text.
+    A Markdown code fence around the JSON is taken off. A string is taken as it is, everything else as compact
+    JSON text.
     """
 
     pointer: str = ""
@@ -49,8 +47,8 @@ Transform = StripTransform | RegexTransform | JsonTransform | TemplateTransform
 class ConstantSegment:
     """Text of the template itself.
 
-    With `markup`, special tokens written in it (`<|im_start|>`) stand for themselves; without, they are
-    plain text.
+    With `markup`, special tokens written in it (`<|im_start|>`) stand for themselves; without, they are plain
+    text.
     """
 
     text: str
@@ -86,8 +84,7 @@ class Program:
     model: str
     segments: tuple[Segment, ...]
     add_bos: bool = True
-    """Begin with the model's beginning-of-sequence tokens, unless a chat template has written them
-    already."""
+    """Begin with the beginning-of-sequence tokens, unless a chat template has written them already."""
 
     def outputs(self) -> Iterator[OutputSegment]:
         """The output segments in order."""

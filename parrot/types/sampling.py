@@ -16,8 +16,7 @@ class Sampling:
     temperature: float = 0.0
     """0 takes the most likely token; otherwise logits are divided by it."""
     top_p: float = 1.0
-    """Smallest set of most likely tokens whose probability reaches this (nucleus sampling, Holtzman et al.
-    2020)."""
+    """Smallest set of most likely tokens that reaches this probability (Holtzman et al. 2020)."""
     top_k: int = 0
     """Only so many most likely tokens; 0 switches it off."""
     min_p: float = 0.0

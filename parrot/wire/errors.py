@@ -1,6 +1,4 @@
-"""Errors to JSON and back: the same class, code and data arrive in the client as were raised in the
-service.
-"""
+"""Errors to JSON and back: the client gets the same class, code and data that the service raised."""
 
 from parrot.errors import CODES, ParrotError, error_from_code
 from parrot.types.events import Failure

@@ -1,5 +1,6 @@
-"""What clients send. Strict: unknown fields are errors, `5.0` is not 5, text is free of NUL and lone
-surrogates.
+"""What clients send.
+
+Strict: unknown fields are errors, `5.0` is not 5, and text is free of NUL and lone surrogates.
 
 These models check shape and static bounds. What depends on configuration (limits), on the graph or on a
 template's text is checked by the core.
