@@ -235,9 +235,7 @@ class Delta(Answer):
 
 
 class Reset(Answer):
-    """Stream event `reset`: forget all deltas so far; another attempt begins, or a transform made another
-    text of them.
-    """
+    """Stream event `reset`: forget all deltas so far; another attempt begins."""
 
     attempt: int
 
