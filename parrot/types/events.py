@@ -147,6 +147,8 @@ class VariableReady:
     attempt: int
     value: str
     num_tokens: int
+    raw: str | None = None
+    """The text as the model wrote it, when transforms made another value of it; later outputs of the call follow it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
