@@ -1,0 +1,104 @@
+"""Where prompts can share: chained hashes at semantic-variable boundaries, and which contexts hold them (section 5.3).
+
+A key stands for all of a prompt's text up to one boundary. Keys are chained over
+
+    (salt, tenant, model) → segment → segment → …
+
+so equal keys mean equal tokens, and two prompts share exactly the boundaries whose keys they have in common. A value that
+a call generated has a key from the moment the call is submitted: its variable. Text that a client sent is keyed by itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from parrot.ports.engine import ContextRef
+from parrot.types.ids import ContextId, EngineId, PrefixKey, TenantId, VariableId
+
+KEY_BYTES = 16
+
+
+def root_key(*, salt: str, tenant_id: TenantId, model_hash: str, add_bos: bool) -> PrefixKey:
+    """The key of an empty prompt of one tenant on one model."""
+    hasher = blake2b(digest_size=KEY_BYTES)
+    for part in (salt, tenant_id, model_hash, "bos" if add_bos else ""):
+        data = part.encode()
+        hasher.update(len(data).to_bytes(4, "big"))
+        hasher.update(data)
+    return PrefixKey(hasher.digest())
+
+
+def text_key(before: PrefixKey, text: str, *, markup: bool = False) -> PrefixKey:
+    """The key after a piece of text that was tokenised on its own."""
+    return _extend(before, b"m" if markup else b"t", text.encode())
+
+
+def generated_key(before: PrefixKey, variable_id: VariableId) -> PrefixKey:
+    """The key after an output, known before its text is."""
+    return _extend(before, b"g", variable_id.encode())
+
+
+def _extend(before: PrefixKey, kind: bytes, data: bytes) -> PrefixKey:
+    return PrefixKey(blake2b(before + kind + data, digest_size=KEY_BYTES).digest())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """The longest boundary of a prompt that an engine holds or is about to hold."""
+
+    boundary: int
+    """Index into the prompt's keys."""
+    ref: ContextRef
+
+
+class PrefixIndex:
+    """Which contexts hold which prefixes, live and retained alike. Every operation costs what it changes."""
+
+    def __init__(self) -> None:
+        self._holders: dict[PrefixKey, dict[EngineId, dict[ContextId, int]]] = {}
+        self._keys: dict[EngineId, dict[ContextId, list[PrefixKey]]] = {}
+
+    def add(self, engine_id: EngineId, key: PrefixKey, ref: ContextRef) -> None:
+        """Note that a context holds, or will hold, the prefix `key` in its first tokens."""
+        contexts = self._holders.setdefault(key, {}).setdefault(engine_id, {})
+        if ref.context_id not in contexts:
+            self._keys.setdefault(engine_id, {}).setdefault(ref.context_id, []).append(key)
+        contexts[ref.context_id] = ref.num_tokens
+
+    def drop(self, engine_id: EngineId, context_id: ContextId) -> None:
+        """Forget a context."""
+        for key in self._keys.get(engine_id, {}).pop(context_id, ()):
+            self._remove(key, engine_id, context_id)
+
+    def drop_engine(self, engine_id: EngineId) -> None:
+        """Forget everything an engine held."""
+        for context_id, keys in self._keys.pop(engine_id, {}).items():
+            for key in keys:
+                self._remove(key, engine_id, context_id)
+
+    def longest(self, engine_id: EngineId, keys: Sequence[PrefixKey]) -> Match | None:
+        """The longest of `keys` (shortest first) that an engine holds; of several contexts the oldest."""
+        for boundary in range(len(keys) - 1, -1, -1):
+            contexts = self._holders.get(keys[boundary], {}).get(engine_id)
+            if contexts:
+                context_id, num_tokens = next(iter(contexts.items()))
+                return Match(boundary=boundary, ref=ContextRef(context_id=context_id, num_tokens=num_tokens))
+        return None
+
+    def engines_with(self, key: PrefixKey) -> frozenset[EngineId]:
+        """The engines that hold a prefix."""
+        return frozenset(self._holders.get(key, ()))
+
+    @property
+    def num_keys(self) -> int:
+        """Prefixes known."""
+        return len(self._holders)
+
+    def _remove(self, key: PrefixKey, engine_id: EngineId, context_id: ContextId) -> None:
+        engines = self._holders[key]
+        contexts = engines[engine_id]
+        del contexts[context_id]
+        if not contexts:
+            del engines[engine_id]
+            if not engines:
+                del self._holders[key]
