@@ -330,6 +330,7 @@ CODES: dict[str, CodeInfo] = _table(
     ("P7000", "unreachable", UnreachableError, "no service answers at the address"),
     ("P7001", "bad_answer", UnreachableError, "what answered is not a Parrot service"),
     ("P7100", "wait_timeout", WaitTimeoutError, "the variable was not ready in time"),
+    ("P7101", "stream_reset", ParrotError, "another attempt writes other text than was streamed already"),
     ("P7200", "bad_usage", UsageError, "the SDK was used in a way that cannot work"),
     ("P7201", "bad_function", SemanticFunctionError, "a function is declared wrongly"),
 )
