@@ -69,8 +69,9 @@ def num_statements(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return sum(1 for node in inside if isinstance(node, ast.stmt) and not _is_docstring(node))
 
 
-def sizes(path: Path, name: str) -> Iterator[Size]:
+def sizes(path: Path) -> Iterator[Size]:
     """The size of a module, then of each function in it."""
+    name = str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
     source = path.read_text(encoding="utf-8")
     yield Size(where=name, count=code_lines(source), limit=MAX_LINES, unit="lines of code")
     for node in ast.walk(ast.parse(source)):
@@ -87,7 +88,7 @@ def modules(paths: list[str]) -> Iterator[Path]:
 
 def main(paths: list[str]) -> int:
     """Check, report, and return the exit status."""
-    found = [size for path in modules(paths) for size in sizes(path, str(path.relative_to(ROOT)))]
+    found = [size for path in modules(paths) for size in sizes(path)]
     over = [size for size in found if size.count > size.limit]
     for size in over:
         print(size)
