@@ -56,7 +56,7 @@ def _overload(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 
 
 def test_nothing_waits_by_sleeping_and_looking_again() -> None:
-    """A loop may sleep between attempts of something that can fail; it may not sleep to look at a condition."""
+    """A loop may sleep between attempts at something; one that awaits nothing but sleep looks at a flag."""
     polling = [
         shown(path, node)
         for path in python_files("parrot")
@@ -74,7 +74,11 @@ def test_nothing_waits_by_sleeping_and_looking_again() -> None:
 def _looks_again(body: list[ast.stmt]) -> bool:
     inside = [node for statement in body for node in ast.walk(statement)]
     sleeps = any(isinstance(node, ast.Call) and _is_sleep(node) for node in inside)
-    return sleeps and not any(isinstance(node, ast.ExceptHandler) for node in inside)
+    return sleeps and all(
+        isinstance(node.value, ast.Call) and _is_sleep(node.value)
+        for node in inside
+        if isinstance(node, ast.Await)
+    )
 
 
 def _is_sleep(call: ast.Call) -> bool:
