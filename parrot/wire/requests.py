@@ -158,7 +158,7 @@ class VariableParameter(Wire):
 
 
 def _parameter_kind(value: object) -> str | None:
-    present = value.keys() if isinstance(value, dict) else vars(value).keys()
+    present = value if isinstance(value, dict) else getattr(value, "__dict__", ())
     kinds = [kind for kind in ("output", "value", "variable") if kind in present]
     return kinds[0] if len(kinds) == 1 else None
 
@@ -193,7 +193,7 @@ class CallSpec(Wire):
 class SubmitCalls(Wire):
     """`POST /v1/sessions/{sid}/calls`."""
 
-    calls: Annotated[tuple[CallSpec, ...], Field(min_length=1)]
+    calls: Annotated[tuple[CallSpec, ...], Field(min_length=1, fail_fast=True)]
 
 
 class SetVariable(Wire):
@@ -205,5 +205,5 @@ class SetVariable(Wire):
 class CancelRequest(Wire):
     """`POST /v1/sessions/{sid}/cancel`; with neither list, everything in the session."""
 
-    calls: tuple[Reference, ...] | None = None
-    variables: tuple[Reference, ...] | None = None
+    calls: Annotated[tuple[Reference, ...], Field(fail_fast=True)] | None = None
+    variables: Annotated[tuple[Reference, ...], Field(fail_fast=True)] | None = None
