@@ -1,11 +1,13 @@
-"""Where prompts can share: chained hashes at semantic-variable boundaries, and which contexts hold them (section 5.3).
+"""Where prompts can share: chained hashes at semantic-variable boundaries, and which contexts hold them
+(section 5.3).
 
 A key stands for all of a prompt's text up to one boundary. Keys are chained over
 
     (salt, tenant, model) → segment → segment → …
 
-so equal keys mean equal tokens, and two prompts share exactly the boundaries whose keys they have in common. A value that
-a call generated has a key from the moment the call is submitted: its variable. Text that a client sent is keyed by itself.
+so equal keys mean equal tokens, and two prompts share exactly the boundaries whose keys they have in common.
+A value that a call generated has a key from the moment the call is submitted: its variable. Text that a
+client sent is keyed by itself.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,6 @@
-"""One scheduling round: a snapshot in, a schedule out. Pure, so that it is served, simulated, tested and explained alike."""
+"""One scheduling round: a snapshot in, a schedule out. Pure, so that it is served, simulated, tested and
+explained alike.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -78,7 +80,9 @@ class Round:
         return min(engines, key=lambda engine: self.num_calls[engine.engine_id])
 
     def shared_tokens(self, call: ReadyCall) -> Mapping[EngineId, int]:
-        """For each engine that holds, or by this round will hold, a prefix of the call: how many tokens of it."""
+        """For each engine that holds, or by this round will hold, a prefix of the call: how many tokens of
+        it.
+        """
         found: dict[EngineId, int] = {}
         for key, length in zip(reversed(call.keys), reversed(call.lengths), strict=True):
             for engine_id in self.index.engines_with(key) | self._planned.get(key, set()):

@@ -4,11 +4,14 @@ from parrot.core.scheduler import EngineState, Placement, ReadyCall, Round, Sche
 from parrot.types.ids import CallId
 
 OVERFULL = 2.0
-"""An engine with this many times its batch is passed over while another has room: a long queue costs more than a fill."""
+"""An engine with this many times its batch is passed over while another has room: a long queue costs more
+than a fill."""
 
 
 def longest_prefix(snapshot: Snapshot) -> Schedule:
-    """Place every call that has an engine, on the one that holds the longest prefix of it, else the least loaded."""
+    """Place every call that has an engine, on the one that holds the longest prefix of it, else the least
+    loaded.
+    """
     running = Round(snapshot)
     placements: list[Placement] = []
     deferred: list[CallId] = []

@@ -1,0 +1,422 @@
+"""Runs every ready call: has it placed, drives it, tries again what was not its fault, spreads what was."""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from parrot.core.executor.fleet import Member
+from parrot.core.executor.runner import Attempt, Resolved
+from parrot.core.executor.runtime import Runtime
+from parrot.core.graph import Spread
+from parrot.core.lowering import check_call, lower
+from parrot.core.policies import POLICIES
+from parrot.core.prompts import Model, write_prompt
+from parrot.core.scheduler import Placement, ReadyCall, Snapshot
+from parrot.core.sessions import CallRecord, Session
+from parrot.errors import CallError, EngineError, ParrotError, RequestError
+from parrot.types.events import (
+    CallFinished,
+    CallOutcome,
+    CallPlaced,
+    CallRetried,
+    Event,
+    Failure,
+    VariableFailed,
+    VariableReady,
+)
+from parrot.types.ids import CallId
+from parrot.wire.errors import to_failure
+
+LONG_TEXT_CHARS = 32_768
+"""Prompts with more text than this are tokenised in a thread, off the event loop."""
+MAX_BAD_OUTPUTS = 2
+"""Attempts that may end in `engine_bad_output`."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ready:
+    session: Session
+    record: CallRecord
+    model: Model
+    arrival: int
+
+
+class Dispatcher:
+    """The executor's heart. `run` works until it is cancelled; everything else only leaves it something to
+    do.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._schedule = POLICIES[runtime.config.policy]
+        self._new: dict[CallId, tuple[Session, CallRecord]] = {}
+        self._ready: dict[CallId, _Ready] = {}
+        self._running: dict[CallId, asyncio.Task[None]] = {}
+        self._preparing: dict[CallId, asyncio.Task[None]] = {}
+        self._arrivals = 0
+        self.active: dict[CallId, tuple[Session, CallRecord]] = {}
+        """Calls with all their inputs that have not ended, oldest first."""
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def num_running(self) -> int:
+        """Calls that an engine works on."""
+        return len(self._running)
+
+    async def run(self) -> None:
+        """Schedule whenever something became ready or an engine came up."""
+        wake = self._runtime.fleet.changed
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await wake.wait()
+                wake.clear()
+                self._prepare_new(group)
+                self._place_ready(group)
+
+    async def wait_idle(self) -> None:
+        """Return when no call runs."""
+        await self._idle.wait()
+
+    def make_ready(self, session: Session, call_ids: Iterable[CallId]) -> None:
+        """These calls have all their inputs."""
+        now = self._runtime.clock.wall_s()
+        for call_id in call_ids:
+            record = session.records[call_id]
+            record.ready_at = now
+            self._new[call_id] = self.active[call_id] = (session, record)
+        if self._new:
+            self._runtime.fleet.changed.set()
+
+    def lower_call(self, session: Session, record: CallRecord, model: Model) -> None:
+        """Lower a call to its program, once its model's tokenizer is known."""
+        if record.program is None:
+            call = session.graph.calls[record.call_id]
+            record.program = lower(
+                check_call(record.spec, self._runtime.limits),
+                inputs=call.inputs,
+                outputs=call.outputs,
+                model=model.name,
+                tokenizer=model.tokenizer,
+            )
+
+    def fail(
+        self,
+        session: Session,
+        call_ids: Sequence[CallId],
+        failure: Failure,
+        *,
+        outcome: CallOutcome = "failed",
+    ) -> tuple[CallId, ...]:
+        """End calls that have not ended, and everything that waits for them. Returns all calls that ended by
+        this.
+        """
+        ended: list[CallId] = []
+        for call_id in call_ids:
+            if session.graph.calls[call_id].state in {"waiting", "ready", "running"}:
+                spread = session.graph.fail_call(
+                    call_id, failure, state="cancelled" if outcome == "cancelled" else "failed"
+                )
+                self.spread(session, spread, own=failure, outcome=outcome)
+                ended.extend(spread.calls)
+        return tuple(ended)
+
+    def spread(
+        self, session: Session, spread: Spread, *, own: Failure | None = None, outcome: CallOutcome = "failed"
+    ) -> None:
+        """Record what the graph says has failed, stop what runs of it."""
+        now = self._runtime.clock.wall_s()
+        events: list[Event] = []
+        for variable_id, failure in spread.variables:
+            producer = session.graph.variables[variable_id].producer
+            attempt = session.records[producer].attempt if producer else 0
+            session.uncommitted.add(variable_id)
+            events.append(
+                VariableFailed(
+                    session_id=session.session_id,
+                    variable_id=variable_id,
+                    call_id=producer,
+                    attempt=attempt,
+                    failure=failure,
+                )
+            )
+        for call_id in spread.calls:
+            self._stop(call_id)
+            record = session.records[call_id]
+            record.failure = own or _first_failure(session, call_id)
+            state = session.graph.calls[call_id].state
+            events.append(
+                self._finished(session, record, "cancelled" if state == "cancelled" else outcome, now)
+            )
+        self._runtime.journal.record(events)
+
+    def forget(self, session: Session) -> None:
+        """Stop everything of a session that is closing; nothing is recorded."""
+        for call_id in session.graph.calls:
+            self._stop(call_id)
+            self.active.pop(call_id, None)
+
+    def _stop(self, call_id: CallId) -> None:
+        self._new.pop(call_id, None)
+        self._ready.pop(call_id, None)
+        for tasks in (self._preparing, self._running):
+            task = tasks.get(call_id)
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
+
+    # ── preparing: lower, tokenise ──────────────────────────────────────────────────────────────────────────
+
+    def _prepare_new(self, group: asyncio.TaskGroup) -> None:
+        for call_id, (session, record) in list(self._new.items()):
+            model = self._runtime.fleet.models.get(record.model)
+            if model is None:
+                continue
+            del self._new[call_id]
+            if record.prompt is not None:
+                self._enqueue(session, record, model)
+            elif self._num_chars(session, call_id) > LONG_TEXT_CHARS:
+                task = group.create_task(self._prepare_long(session, record, model))
+                self._preparing[call_id] = task
+                task.add_done_callback(partial(self._prepared, call_id))
+            else:
+                try:
+                    self.lower_call(session, record, model)
+                    self.tokenise(session, record, model)
+                except (CallError, RequestError) as error:
+                    self.fail(session, [call_id], to_failure(error))
+                else:
+                    self._enqueue(session, record, model)
+
+    async def _prepare_long(self, session: Session, record: CallRecord, model: Model) -> None:
+        try:
+            self.lower_call(session, record, model)
+            await asyncio.to_thread(self.tokenise, session, record, model)
+        except (CallError, RequestError) as error:
+            self.fail(session, [record.call_id], to_failure(error))
+        else:
+            self._enqueue(session, record, model)
+            self._runtime.fleet.changed.set()
+
+    def _prepared(self, call_id: CallId, _: asyncio.Task[None]) -> None:
+        self._preparing.pop(call_id, None)
+
+    def tokenise(self, session: Session, record: CallRecord, model: Model) -> None:
+        """Write a call's prompt; its inputs are ready. Raises `CallError` (`context_overflow`)."""
+        if record.program is None:
+            raise ValueError("a call is lowered before it is tokenised")
+        record.prompt = write_prompt(
+            record.program,
+            model,
+            session.graph.variables.__getitem__,
+            tenant_id=session.tenant_id,
+            salt=self._runtime.config.salt,
+            cache=self._runtime.tokens,
+        )
+        record.num_prompt_tokens = record.prompt.num_tokens
+
+    def _num_chars(self, session: Session, call_id: CallId) -> int:
+        variables = session.graph.variables
+        call = session.graph.calls[call_id]
+        spec = session.records[call_id].spec
+        template = spec.template or "".join(message.content for message in spec.messages or ())
+        return len(template) + sum(len(variables[v].value or "") for v in call.inputs.values())
+
+    def _enqueue(self, session: Session, record: CallRecord, model: Model) -> None:
+        self._arrivals += 1
+        self._ready[record.call_id] = _Ready(
+            session=session, record=record, model=model, arrival=self._arrivals
+        )
+
+    # ── placing ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _place_ready(self, group: asyncio.TaskGroup) -> None:
+        if not self._ready:
+            return
+        ready = [_ready_call(entry) for entry in self._ready.values()]
+        fleet = self._runtime.fleet
+        snapshot = Snapshot(ready=ready, engines=tuple(fleet.up()), index=fleet.index)
+        for placement in self._schedule(snapshot).placements:
+            entry = self._ready.pop(placement.call_id)
+            self._start(group, entry, placement)
+
+    def _start(self, group: asyncio.TaskGroup, entry: _Ready, placement: Placement) -> None:
+        session, record = entry.session, entry.record
+        member = self._runtime.fleet.members[placement.engine_id]
+        now = self._runtime.clock.wall_s()
+        record.attempt += 1
+        record.engine_id, record.why, record.placed_at = placement.engine_id, placement.why, now
+        record.num_output_tokens = 0
+        session.graph.start(record.call_id)
+        self._runtime.journal.record(
+            [
+                CallPlaced(
+                    session_id=session.session_id,
+                    call_id=record.call_id,
+                    attempt=record.attempt,
+                    engine_id=placement.engine_id,
+                    why=placement.why,
+                    num_shared_tokens=placement.num_shared_tokens,
+                    wall_s=now,
+                )
+            ]
+        )
+        member.num_calls += 1
+        self._idle.clear()
+        task = group.create_task(self._drive(session, record, entry.model, member), name=record.call_id)
+        self._running[record.call_id] = task
+        task.add_done_callback(partial(self._ended, record.call_id, member))
+
+    def _ended(self, call_id: CallId, member: Member, task: asyncio.Task[None]) -> None:
+        member.num_calls -= 1
+        if self._running.get(call_id) is task:
+            del self._running[call_id]
+        if not self._running:
+            self._idle.set()
+
+    # ── driving ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _drive(self, session: Session, record: CallRecord, model: Model, member: Member) -> None:
+        """Run one attempt to its end. What goes wrong in it stays in it."""
+        try:
+            if member.engine is None or record.prompt is None:
+                raise EngineError(f"engine {member.engine_id} went away", code="engine_lost")
+            attempt = Attempt(
+                self._runtime,
+                session=session,
+                record=record,
+                prompt=record.prompt,
+                model=model,
+                member=member,
+                engine=member.engine,
+                resolve=lambda resolved: self._resolve(session, record, model, resolved),
+            )
+            await attempt.run()
+        except EngineError as error:
+            self._engine_failed(session, record, error)
+        except (CallError, RequestError) as error:
+            self.fail(session, [record.call_id], to_failure(error))
+        except Exception:
+            # The boundary between one call and all others: a fault of ours fails this call and is logged in
+            # full.
+            logger.exception("call %s failed by a fault of the service", record.call_id)
+            failure = Failure(code="internal", message="a fault of the service; its log has the call's id")
+            self.fail(session, [record.call_id], failure)
+        else:
+            session.graph.finish(record.call_id)
+            now = self._runtime.clock.wall_s()
+            self._runtime.journal.record([self._finished(session, record, "done", now)])
+
+    def _resolve(self, session: Session, record: CallRecord, model: Model, resolved: Resolved) -> None:
+        ready = session.graph.resolve(
+            resolved.variable_id,
+            resolved.value,
+            token_ids=resolved.token_ids,
+            model_hash=None if resolved.token_ids is None else model.model_hash,
+        )
+        if ready is None:
+            return
+        session.uncommitted.add(resolved.variable_id)
+        session.attempts[resolved.variable_id] = record.attempt
+        if resolved.raw is not None:
+            session.raw_texts[resolved.variable_id] = resolved.raw
+        self._runtime.journal.record(
+            [
+                VariableReady(
+                    session_id=session.session_id,
+                    variable_id=resolved.variable_id,
+                    call_id=record.call_id,
+                    attempt=record.attempt,
+                    value=resolved.value,
+                    num_tokens=resolved.num_tokens,
+                    raw=resolved.raw,
+                )
+            ]
+        )
+        self.make_ready(session, ready)
+
+    def _engine_failed(self, session: Session, record: CallRecord, error: EngineError) -> None:
+        """Try again what is not the call's fault; stop a call that brings engines down."""
+        limits = self._runtime.limits
+        crashed = error.code == "engine_lost"
+        record.num_crashes += crashed
+        if error.code == "kv_exhausted":
+            self.fail(session, [record.call_id], to_failure(error))
+        elif record.num_crashes >= limits.max_crash_attempts:
+            message = (
+                f"the call was running when {record.num_crashes} engines went down; it is not tried again"
+            )
+            self.fail(session, [record.call_id], Failure(code="quarantined", message=message))
+        elif record.attempt >= _max_attempts(error, limits.max_attempts):
+            message = f"failed on each of {record.attempt} attempts, the last time with: {error.message}"
+            data = {"last": error.code}
+            self.fail(
+                session, [record.call_id], Failure(code="attempts_exhausted", message=message, data=data)
+            )
+        else:
+            self._runtime.counters["retries"] += 1
+            self._runtime.journal.record(
+                [
+                    CallRetried(
+                        session_id=session.session_id,
+                        call_id=record.call_id,
+                        attempt=record.attempt,
+                        crashed_engine=crashed,
+                        failure=to_failure(error),
+                    )
+                ]
+            )
+            session.graph.requeue(record.call_id)
+            self.make_ready(session, [record.call_id])
+
+    def _finished(
+        self, session: Session, record: CallRecord, outcome: CallOutcome, now: float
+    ) -> CallFinished:
+        record.done_at = now
+        record.prompt = None
+        self.active.pop(record.call_id, None)
+        counters = self._runtime.counters
+        counters[f"calls_{outcome}"] += 1
+        counters["prompt_tokens"] += record.num_prompt_tokens
+        counters["shared_tokens"] += record.num_shared_tokens
+        counters["output_tokens"] += record.num_output_tokens
+        return CallFinished(
+            session_id=session.session_id,
+            call_id=record.call_id,
+            attempt=record.attempt,
+            outcome=outcome,
+            num_prompt_tokens=record.num_prompt_tokens,
+            num_shared_tokens=record.num_shared_tokens,
+            num_output_tokens=record.num_output_tokens,
+            wall_s=now,
+            failure=record.failure,
+        )
+
+
+def _ready_call(entry: _Ready) -> ReadyCall:
+    prompt = entry.record.prompt
+    if prompt is None:
+        raise ValueError("a ready call has a prompt")
+    return ReadyCall(
+        call_id=entry.record.call_id,
+        model=entry.model.name,
+        keys=prompt.keys,
+        lengths=prompt.lengths,
+        num_prompt_tokens=prompt.num_tokens,
+    )
+
+
+def _first_failure(session: Session, call_id: CallId) -> Failure | None:
+    """Why a call that waited has failed: what became of its first output."""
+    for variable_id in session.graph.calls[call_id].outputs.values():
+        failure = session.graph.variables[variable_id].failure
+        if failure is not None:
+            return failure
+    return None
+
+
+def _max_attempts(error: ParrotError, most: int) -> int:
+    return min(most, MAX_BAD_OUTPUTS) if error.code == "engine_bad_output" else most

@@ -1,0 +1,165 @@
+"""The engines: started, watched, started again when lost; and which contexts live on them."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from parrot.core.executor.bells import Bells
+from parrot.core.prefixes import PrefixIndex
+from parrot.core.prompts import Model
+from parrot.core.scheduler import EngineState
+from parrot.core.service_config import ServiceConfig
+from parrot.errors import ConfigError, EngineError, ParrotError
+from parrot.ports.clock import Clock
+from parrot.ports.engine import Engine, EngineInfo, EngineLoad, Evicted, LoadChanged, Lost, StartEngine
+from parrot.types.ids import ContextId, EngineId
+
+logger = logging.getLogger(__name__)
+
+EngineStatus = Literal["up", "starting", "lost"]
+OnProgress = Callable[[EngineId, str, float | None], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class Member:
+    """One engine of the fleet, through all its restarts."""
+
+    engine_id: EngineId
+    start: StartEngine
+    status: EngineStatus = "starting"
+    engine: Engine | None = None
+    info: EngineInfo | None = None
+    load: EngineLoad = field(default_factory=EngineLoad)
+    failure: ParrotError | None = None
+    num_starts: int = 0
+    num_calls: int = 0
+    """Calls placed on it that have not ended."""
+    next_context: int = 0
+
+    def new_context(self) -> ContextId:
+        """A context number that this engine has not seen."""
+        self.next_context += 1
+        return ContextId(self.next_context)
+
+
+class Fleet:
+    """All engines of the service."""
+
+    def __init__(
+        self,
+        engines: Mapping[EngineId, StartEngine],
+        *,
+        config: ServiceConfig,
+        clock: Clock,
+        on_progress: OnProgress | None,
+    ) -> None:
+        self.members = {
+            engine_id: Member(engine_id=engine_id, start=start) for engine_id, start in engines.items()
+        }
+        self.index = PrefixIndex()
+        self.models: dict[str, Model] = {}
+        """Every model that an engine has served since the service began; it stays when the engine is lost."""
+        self.changed = asyncio.Event()
+        """Set when an engine came up, went, or gave up; the scheduler clears it."""
+        self._config = config
+        self._clock = clock
+        self._on_progress = on_progress
+        self._closing = False
+        self._bells = Bells()
+
+    def up(self) -> Iterator[EngineState]:
+        """The engines that take calls now."""
+        for member in self.members.values():
+            if member.status == "up" and member.info is not None:
+                yield EngineState(
+                    engine_id=member.engine_id,
+                    model=member.info.model,
+                    num_calls=member.num_calls,
+                    max_batch=member.info.max_batch,
+                )
+
+    def is_up(self, model: str) -> bool:
+        """Whether an engine serves the model now."""
+        return any(engine.model == model for engine in self.up())
+
+    async def supervise(self, member: Member) -> None:
+        """Keep one engine running until cancelled; an engine whose settings are wrong is not tried again."""
+        delay_s = self._config.restart_delay_s
+        while not self._closing:
+            try:
+                await self._start(member)
+                delay_s = self._config.restart_delay_s
+                await self._watch(member)
+            except ConfigError as error:
+                self._give_up(member, error)
+                return
+            except EngineError as error:
+                self._mark_lost(member, error)
+            await self._clock.sleep(delay_s)
+            delay_s = min(delay_s * 2, self._config.max_restart_delay_s)
+
+    async def close(self) -> None:
+        """Stop every engine."""
+        self._closing = True
+        for member in self.members.values():
+            engine, member.engine = member.engine, None
+            member.status = "lost"
+            if engine is not None:
+                await engine.close()
+
+    async def wait_change(self) -> None:
+        """Return when the next engine comes up, goes, or gives up."""
+        await self._bells.wait("changed")
+
+    def _note_change(self) -> None:
+        self.changed.set()
+        self._bells.ring("changed")
+
+    async def _start(self, member: Member) -> None:
+        member.status = "starting"
+        member.num_starts += 1
+
+        def progress(phase: str, fraction: float | None) -> None:
+            if self._on_progress is not None:
+                self._on_progress(member.engine_id, phase, fraction)
+
+        engine = await member.start(progress)
+        info = engine.info
+        member.engine, member.info, member.load, member.failure = engine, info, engine.load(), None
+        self.models[info.model] = Model(
+            name=info.model,
+            model_hash=info.model_hash,
+            context_tokens=min(info.context_tokens, info.num_blocks * info.block_tokens),
+            tokenizer=engine.tokenizer,
+        )
+        member.status = "up"
+        self._note_change()
+
+    async def _watch(self, member: Member) -> None:
+        engine = member.engine
+        if engine is None:
+            return
+        async for notice in engine.notices():
+            match notice:
+                case Evicted(context_ids=context_ids):
+                    for context_id in context_ids:
+                        self.index.drop(member.engine_id, context_id)
+                case LoadChanged(load=load):
+                    member.load = load
+                case Lost(reason=reason):
+                    await engine.close()
+                    raise EngineError(f"engine {member.engine_id} was lost: {reason}", code="engine_lost")
+
+    def _mark_lost(self, member: Member, error: EngineError) -> None:
+        logger.warning("engine %s: %s", member.engine_id, error.message)
+        member.status, member.engine, member.failure = "lost", None, error
+        member.load = EngineLoad()
+        self.index.drop_engine(member.engine_id)
+        self._note_change()
+
+    def _give_up(self, member: Member, error: ConfigError) -> None:
+        logger.error("engine %s cannot be started: %s", member.engine_id, error.message)
+        member.status, member.failure = "lost", error
+        self._note_change()

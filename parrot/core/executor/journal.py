@@ -1,0 +1,179 @@
+"""The one stream of events: first to the store, then to everyone who reads along.
+
+Two ways in:
+
+* `commit` waits for the store and raises when it fails: for what a client is told was accepted.
+* `record` does not wait: for results. They are kept, in order, and tried again until the store has them.
+
+Readers see an event after it is committed. Events that are not durable skip the store.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from parrot.errors import StoreError
+from parrot.ports.clock import Clock
+from parrot.ports.store import Appended, AppendOutcome, IdempotentReply, Store
+from parrot.types.events import Event
+from parrot.types.ids import SessionId
+
+RETRY_DELAY_S = 0.5
+FEED_EVENTS = 10_000
+"""A reader that is further behind than this is cut off; it can come again and read the log."""
+
+logger = logging.getLogger(__name__)
+
+Reader = Callable[[Appended], None]
+
+
+@dataclass(slots=True)
+class _Entry:
+    events: list[Event]
+    idempotent: IdempotentReply | None = None
+    done: asyncio.Future[AppendOutcome] | None = None
+    """None for results: nobody waits, so they are tried until they are in."""
+
+
+class Feed:
+    """One reader's view of the stream, from the moment it was opened. Close it when done."""
+
+    def __init__(self, feeds: "set[Feed]", session_id: SessionId | None) -> None:
+        self._feeds = feeds
+        self._session_id = session_id
+        self._items: asyncio.Queue[Appended | None] = asyncio.Queue(FEED_EVENTS)
+        self._cut = False
+        feeds.add(self)
+
+    def put(self, item: Appended | None) -> None:
+        """Offer an event; a reader that is too far behind is cut off."""
+        if item is None or self._session_id is None or item.event.session_id == self._session_id:
+            try:
+                self._items.put_nowait(item)
+            except asyncio.QueueFull:
+                self._cut = True
+
+    async def next(self) -> Appended | None:
+        """The next event; None when the stream has ended or the reader was cut off."""
+        return None if self._cut else await self._items.get()
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._feeds.discard(self)
+
+
+class Journal:
+    """Appends events in order, several to a commit, and tells them on."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._readers: list[Reader] = []
+        self._entries: deque[_Entry] = deque()
+        self._filled = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._feeds: set[Feed] = set()
+        self._stalled: StoreError | None = None
+        self.num_dropped = 0
+
+    @property
+    def failure(self) -> StoreError | None:
+        """Why the store does not take events at the moment; None when it does."""
+        return self._stalled
+
+    def add_reader(self, read: Reader) -> None:
+        """Have every event given to `read`, at once and in order, after it is committed."""
+        self._readers.append(read)
+
+    async def commit(
+        self, events: Sequence[Event], *, idempotent: IdempotentReply | None = None
+    ) -> AppendOutcome:
+        """Append events and return once they are durable; raises `StoreError` when they are not."""
+        if self._stalled is not None:
+            raise self._stalled
+        done: asyncio.Future[AppendOutcome] = asyncio.get_running_loop().create_future()
+        self._push(_Entry(list(events), idempotent, done))
+        return await done
+
+    def record(self, events: Sequence[Event]) -> None:
+        """Append events without waiting; they are not lost while this process lives."""
+        if not events:
+            return
+        last = self._entries[-1] if self._entries else None
+        if last is not None and last.done is None:
+            last.events.extend(events)
+        else:
+            self._push(_Entry(list(events)))
+
+    def tell(self, event: Event) -> None:
+        """Tell an event that is not durable to whoever reads along now."""
+        self._publish(Appended(seq=0, event=event))
+
+    async def flush(self) -> None:
+        """Return when everything recorded so far is durable."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Move entries to the store until cancelled."""
+        while True:
+            await self._filled.wait()
+            entries = list(self._entries)
+            self._entries.clear()
+            self._filled.clear()
+            await self._write(entries)
+            if not self._entries:
+                self._idle.set()
+
+    def subscribe(self, session_id: SessionId | None = None) -> Feed:
+        """Read events as they are committed, of one session or of all."""
+        return Feed(self._feeds, session_id)
+
+    def close_feeds(self) -> None:
+        """End every reader."""
+        for feed in self._feeds:
+            feed.put(None)
+
+    def _push(self, entry: _Entry) -> None:
+        self._entries.append(entry)
+        self._filled.set()
+        self._idle.clear()
+
+    async def _write(self, entries: list[_Entry]) -> None:
+        """Write entries in order; the store puts those that are under way together into one commit."""
+        while entries:
+            outcomes = await asyncio.gather(
+                *(self._store.append(entry.events, idempotent=entry.idempotent) for entry in entries),
+                return_exceptions=True,
+            )
+            again: list[_Entry] = []
+            for entry, outcome in zip(entries, outcomes, strict=True):
+                if isinstance(outcome, AppendOutcome):
+                    self._settle(entry, outcome)
+                elif not isinstance(outcome, StoreError):
+                    raise outcome
+                elif entry.done is None:
+                    again.append(entry)
+                    self._stalled = outcome
+                elif not entry.done.done():
+                    entry.done.set_exception(outcome)
+            entries = again
+            if entries:
+                logger.warning("the store does not take results, trying again: %s", self._stalled)
+                await self._clock.sleep(RETRY_DELAY_S)
+        self._stalled = None
+
+    def _settle(self, entry: _Entry, outcome: AppendOutcome) -> None:
+        self.num_dropped += len(outcome.dropped)
+        if entry.done is not None and not entry.done.done():
+            entry.done.set_result(outcome)
+        for appended in outcome.appended:
+            self._publish(appended)
+
+    def _publish(self, appended: Appended) -> None:
+        for read in self._readers:
+            read(appended)
+        for feed in self._feeds:
+            feed.put(appended)

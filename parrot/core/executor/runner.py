@@ -1,0 +1,219 @@
+"""One attempt of one call on one engine: fork, fill, generate, hand the values on, free."""
+
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from parrot.core.executor.fleet import Member
+from parrot.core.executor.runtime import Runtime
+from parrot.core.prompts import Model, Prompt, PromptPart
+from parrot.core.sessions import CallRecord, Session
+from parrot.core.transforms import apply_transforms
+from parrot.errors import EngineError
+from parrot.ports.engine import ContextRef, Engine, GenerateEnd, GenerateRequest
+from parrot.types.events import CallStarted
+from parrot.types.ids import ContextId, RequestId, VariableId
+
+MAX_FORK_TRIES = 4
+"""A parent can be evicted between the decision to fork from it and the fork; then the next best prefix is
+tried."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generated:
+    """One output as it came out of an engine."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    end: GenerateEnd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """An output's value, ready to be handed on."""
+
+    variable_id: VariableId
+    value: str
+    raw: str | None
+    """The text as generated, when transforms changed it."""
+    token_ids: tuple[int, ...] | None
+    """The value's tokens, when they are exactly what was generated."""
+    num_tokens: int
+
+
+class Attempt:
+    """Runs a call's parts in order in one context; what was produced by an earlier attempt is not generated
+    again.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        session: Session,
+        record: CallRecord,
+        prompt: Prompt,
+        model: Model,
+        member: Member,
+        engine: Engine,
+        resolve: Callable[[Resolved], None],
+    ) -> None:
+        self._runtime = runtime
+        self._index = runtime.fleet.index
+        self._session = session
+        self._record = record
+        self._prompt = prompt
+        self._model = model
+        self._member = member
+        self._engine = engine
+        self._resolve = resolve
+        self._number = record.attempt
+        self._contexts: list[ContextId] = []
+        self._num_requests = 0
+        self._filled = 0
+        """Tokens in the current context, as far as requests have been answered."""
+
+    async def run(self) -> None:
+        """Generate every output that has no value yet. Frees its contexts however it ends; complete ones
+        become cache.
+        """
+        complete = False
+        try:
+            await self._run_parts()
+            complete = True
+        finally:
+            await self._free(retain=complete)
+
+    async def _run_parts(self) -> None:
+        carry: tuple[int, ...] = ()
+        parent: ContextRef | None = None
+        keyed = True
+        for part in self._prompt.parts:
+            variable = self._session.graph.variables[part.output.variable_id]
+            token_ids = carry + part.token_ids
+            if variable.state == "ready":
+                carry = token_ids + self._tokens_again(variable.variable_id)
+                keyed = keyed and variable.token_ids is not None
+                continue
+            before = self._filled + len(token_ids)
+            generated = await self._generate(part, token_ids, parent)
+            resolved = self._transform(part, generated)
+            self._resolve(resolved)
+            keyed = keyed and resolved.token_ids is not None
+            context_id = self._contexts[-1]
+            if keyed:
+                ref = ContextRef(context_id=context_id, num_tokens=generated.end.num_tokens)
+                self._index.add(self._member.engine_id, part.key, ref)
+            carry, parent = (), None
+            self._filled = generated.end.num_tokens
+            if not generated.end.exact:
+                parent = ContextRef(context_id=context_id, num_tokens=before)
+                carry = self._model.tokenizer.encode(generated.text)
+                self._filled = before
+
+    async def _generate(
+        self, part: PromptPart, token_ids: tuple[int, ...], parent: ContextRef | None
+    ) -> Generated:
+        """Generate one output, in the current context, in one that rewinds it, or in a new one forked from a
+        prefix.
+        """
+        if self._contexts and parent is None:
+            return await self._request(part, self._contexts[-1], token_ids, None)
+        if parent is not None:
+            return await self._request(part, self._new_context(), token_ids, parent)
+        for _ in range(MAX_FORK_TRIES):
+            match = self._index.longest(self._member.engine_id, self._prompt.keys)
+            shared = match.ref.num_tokens if match else 0
+            context_id = self._new_context()
+            for key, length in zip(self._prompt.keys, self._prompt.lengths, strict=True):
+                ref = ContextRef(context_id=context_id, num_tokens=length)
+                self._index.add(self._member.engine_id, key, ref)
+            self._record.num_shared_tokens = shared
+            try:
+                return await self._request(part, context_id, token_ids[shared:], match.ref if match else None)
+            except EngineError as error:
+                if error.code != "context_gone" or match is None:
+                    raise
+                self._index.drop(self._member.engine_id, match.ref.context_id)
+                await self._free(retain=False)
+        self._record.num_shared_tokens = 0
+        return await self._request(part, self._new_context(), token_ids, None)
+
+    async def _request(
+        self, part: PromptPart, context_id: ContextId, token_ids: tuple[int, ...], parent: ContextRef | None
+    ) -> Generated:
+        self._num_requests += 1
+        request = GenerateRequest(
+            request_id=RequestId(f"{self._record.call_id}.{self._number}.{self._num_requests}"),
+            context_id=context_id,
+            token_ids=token_ids,
+            sampling=part.output.sampling,
+            parent=parent,
+            grammar=part.output.grammar,
+            call_id=self._record.call_id,
+            attempt=self._number,
+        )
+        variable_id = part.output.variable_id
+        live = not part.output.transforms
+        if live:
+            self._runtime.live.begin(variable_id, self._number)
+        texts: list[str] = []
+        generated: list[int] = []
+        async with aclosing(self._engine.generate(request)) as chunks:
+            async for chunk in chunks:
+                self._note_first_token()
+                texts.append(chunk.text)
+                generated.extend(chunk.token_ids)
+                if live and chunk.text:
+                    self._runtime.live.append(variable_id, chunk.text)
+                    self._runtime.bells.ring(variable_id)
+                if chunk.end is not None:
+                    self._record.num_output_tokens += len(generated)
+                    return Generated(text="".join(texts), token_ids=tuple(generated), end=chunk.end)
+        raise EngineError("the engine ended an output without saying how", code="engine_bad_output")
+
+    def _transform(self, part: PromptPart, generated: Generated) -> Resolved:
+        value = apply_transforms(part.output.transforms, generated.text, self._runtime.limits)
+        same = value == generated.text
+        return Resolved(
+            variable_id=part.output.variable_id,
+            value=value,
+            raw=None if same else generated.text,
+            token_ids=generated.token_ids if same and generated.end.exact else None,
+            num_tokens=len(generated.token_ids),
+        )
+
+    def _tokens_again(self, variable_id: VariableId) -> tuple[int, ...]:
+        """The tokens of an output that an earlier attempt produced."""
+        variable = self._session.graph.variables[variable_id]
+        if variable.token_ids is not None and variable.model_hash == self._model.model_hash:
+            return variable.token_ids
+        return self._model.tokenizer.encode(self._session.raw_texts.get(variable_id, variable.value or ""))
+
+    def _note_first_token(self) -> None:
+        if self._record.first_token_at is None:
+            self._record.first_token_at = self._runtime.clock.wall_s()
+            self._runtime.journal.tell(
+                CallStarted(
+                    session_id=self._session.session_id,
+                    call_id=self._record.call_id,
+                    attempt=self._number,
+                    wall_s=self._record.first_token_at,
+                )
+            )
+
+    def _new_context(self) -> ContextId:
+        context_id = self._member.new_context()
+        self._contexts.append(context_id)
+        return context_id
+
+    async def _free(self, *, retain: bool) -> None:
+        contexts, self._contexts = self._contexts, []
+        if not retain:
+            for context_id in contexts:
+                self._index.drop(self._member.engine_id, context_id)
+        try:
+            await self._engine.free(contexts, retain=retain)
+        except EngineError:
+            # The engine is gone, and its memory with it.
+            return

@@ -1,0 +1,29 @@
+"""What the parts of the executor share: ports, settings, and the state that lives beside the graphs."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from parrot.core.executor.bells import Bells
+from parrot.core.executor.deltas import LiveTexts
+from parrot.core.executor.fleet import Fleet
+from parrot.core.executor.journal import Journal
+from parrot.core.limits import Limits
+from parrot.core.prompts import TokenCache
+from parrot.core.service_config import ServiceConfig
+from parrot.ports.clock import Clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """One service's shared parts."""
+
+    config: ServiceConfig
+    limits: Limits
+    clock: Clock
+    fleet: Fleet
+    journal: Journal
+    bells: Bells = field(default_factory=Bells)
+    """Rung by variable id when it changes, and by session id when the session does."""
+    live: LiveTexts = field(default_factory=LiveTexts)
+    tokens: TokenCache = field(default_factory=TokenCache)
+    counters: Counter[str] = field(default_factory=Counter)

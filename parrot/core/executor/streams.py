@@ -1,0 +1,148 @@
+"""Streams that readers follow and resume: the text of one variable, the events of one session."""
+
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass
+
+from parrot.core.executor.runtime import Runtime
+from parrot.core.sessions import Session
+from parrot.core.variables import Variable
+from parrot.core.views import variable_view
+from parrot.errors import ConflictError, GoneError, MalformedError
+from parrot.ports.store import Appended, Store
+from parrot.types.ids import VariableId
+from parrot.wire.events import event_name, event_to_json
+
+POSITION = re.compile(r"(\d{1,9})\.(\d{1,9})\Z")
+SEQUENCE = re.compile(r"\d{1,15}\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamItem:
+    """One event of a stream, as it is sent."""
+
+    event: str
+    data: Mapping[str, object]
+    event_id: str | None
+    """Where to resume after this item; None when it is not a place to resume from."""
+
+
+def closed_error(session: Session) -> GoneError:
+    """What a reader of a closing session is told."""
+    return GoneError(f"session {session.session_id} was closed", code="session_closed")
+
+
+async def stream_variable(
+    runtime: Runtime, session: Session, variable: Variable, last_event_id: str | None
+) -> AsyncGenerator[StreamItem, None]:
+    """The text of a variable as it is generated, then its committed value's end, or its failure.
+
+    A position is `attempt.characters`. The deltas since the last reset, joined, are the value.
+
+    Raises:
+        MalformedError: `bad_event_id`.
+        ConflictError: `event_from_future`.
+        GoneError: the session was closed.
+    """
+    attempt, num_chars = _parse_position(last_event_id)
+    now = _stands(runtime, session, variable)
+    if attempt > now.attempt or (attempt == now.attempt and num_chars > now.num_chars):
+        raise ConflictError("Last-Event-ID is ahead of the stream", code="event_from_future")
+    while True:
+        if session.closing:
+            raise closed_error(session)
+        now = _stands(runtime, session, variable)
+        silent = True
+        if now.attempt != attempt:
+            if num_chars:
+                silent = False
+                yield StreamItem(event="reset", data={"attempt": now.attempt}, event_id=f"{now.attempt}.0")
+            attempt, num_chars = now.attempt, 0
+        text = now.text_from(num_chars)
+        if text:
+            silent = False
+            num_chars += len(text)
+            data = {"attempt": attempt, "text": text}
+            yield StreamItem(event="delta", data=data, event_id=f"{attempt}.{num_chars}")
+        if now.final:
+            view = variable_view(session, variable)
+            body = view.model_dump(mode="json", exclude_none=True)
+            yield StreamItem(event=view.state, data=body, event_id=None)
+            return
+        if silent:
+            await runtime.bells.wait(variable.variable_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Standing:
+    """What there is of a variable's text now."""
+
+    attempt: int
+    num_chars: int
+    text_from: Callable[[int], str]
+    final: bool
+
+
+def _stands(runtime: Runtime, session: Session, variable: Variable) -> _Standing:
+    producer = variable.producer
+    attempt = session.records[producer].attempt if producer else 0
+    if variable.state != "pending" and variable.variable_id not in session.uncommitted:
+        value = variable.value or ""
+        attempt = session.attempts.get(variable.variable_id, attempt)
+        return _Standing(attempt=attempt, num_chars=len(value), text_from=lambda n: value[n:], final=True)
+    live = runtime.live.get(variable.variable_id)
+    if live is None:
+        return _Standing(attempt=attempt, num_chars=0, text_from=lambda _: "", final=False)
+    return _Standing(attempt=live.attempt, num_chars=live.num_chars, text_from=live.text_from, final=False)
+
+
+async def stream_session(
+    runtime: Runtime, store: Store, session: Session, last_event_id: str | None
+) -> AsyncGenerator[StreamItem, None]:
+    """Every event of a session, from its beginning or from a sequence number on, then as they come."""
+    if last_event_id is not None and not SEQUENCE.match(last_event_id):
+        raise MalformedError(
+            "Last-Event-ID is not one of this stream's", code="bad_event_id", param="Last-Event-ID"
+        )
+    after = int(last_event_id or 0)
+    feed = runtime.journal.subscribe(session.session_id)
+    try:
+        log = await store.load_session(session.session_id)
+        if after > len(log):
+            raise ConflictError("Last-Event-ID is ahead of the stream", code="event_from_future")
+        for appended in log[after:]:
+            yield _session_item(appended)
+        seen = max(after, len(log))
+        while (item := await feed.next()) is not None:
+            if item.seq == 0 or item.seq > seen:
+                seen = max(seen, item.seq)
+                yield _session_item(item)
+                if event_name(item.event) == "session_closed":
+                    return
+    finally:
+        feed.close()
+
+
+def _session_item(appended: Appended) -> StreamItem:
+    return StreamItem(
+        event=event_name(appended.event),
+        data=event_to_json(appended.event),
+        event_id=str(appended.seq) if appended.seq else None,
+    )
+
+
+def _parse_position(last_event_id: str | None) -> tuple[int, int]:
+    if last_event_id is None:
+        return 0, 0
+    match = POSITION.match(last_event_id)
+    if match is None:
+        raise MalformedError(
+            "Last-Event-ID is not one of this stream's", code="bad_event_id", param="Last-Event-ID"
+        )
+    return int(match[1]), int(match[2])
+
+
+def forget_live(runtime: Runtime, variable_id: VariableId) -> None:
+    """A variable's resolution is committed: its live text is not needed, and its readers want to know."""
+    runtime.live.drop(variable_id)
+    runtime.bells.ring(variable_id)

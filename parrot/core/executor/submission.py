@@ -1,0 +1,280 @@
+"""Accepting calls: check, bind, lower, commit, and only then change the graph."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+from parrot.core.binding import Bound, bind
+from parrot.core.executor.dispatcher import LONG_TEXT_CHARS, Dispatcher
+from parrot.core.executor.runtime import Runtime
+from parrot.core.lowering import check_call, lower
+from parrot.core.prompts import Model, Prompt, write_prompt
+from parrot.core.recovery import new_calls, record_calls
+from parrot.core.sessions import SentReply, Session
+from parrot.core.variables import Variable
+from parrot.errors import GoneError, InvalidError, NotFoundError, ParrotError, TooLargeError, UnavailableError
+from parrot.ports.store import IdempotentReply, Store
+from parrot.types.events import CallsSubmitted, SubmittedCall
+from parrot.types.ids import IdSource, SessionId, VariableId
+from parrot.types.program import Program
+from parrot.wire.answers import AcceptedCall, CallsAccepted, OutputView
+from parrot.wire.requests import CallSpec, SubmitCalls, ValueParameter
+
+MAX_BYTES_PER_TOKEN = 16
+"""A prompt with more bytes than this for each token of the window is refused before it is tokenised."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lowered:
+    """What could be worked out of a call before it is accepted."""
+
+    program: Program
+    prompt: Prompt | None
+    """None while inputs are pending."""
+
+
+class Submission:
+    """Takes submissions; those of one session come in one after the other."""
+
+    def __init__(self, runtime: Runtime, dispatcher: Dispatcher, store: Store, fresh: IdSource) -> None:
+        self._runtime = runtime
+        self._dispatcher = dispatcher
+        self._store = store
+        self._fresh = fresh
+        self._locks: WeakValueDictionary[SessionId, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def lock(self, session: Session) -> AsyncIterator[None]:
+        """Hold back other changes to a session's shape between a check and its commit."""
+        lock = self._locks.get(session.session_id)
+        if lock is None:
+            lock = self._locks[session.session_id] = asyncio.Lock()
+        async with lock:
+            if session.closing:
+                raise GoneError("the session was deleted")
+            yield
+
+    async def submit(
+        self, session: Session, request: SubmitCalls, *, idempotency_key: str | None, body_hash: str
+    ) -> CallsAccepted:
+        """Accept all calls or none. What it raises is about the whole request; `param` names the call."""
+        async with self.lock(session):
+            known = await self._find_reply(session, idempotency_key)
+            if known is not None:
+                return _reply_again(known, body_hash)
+            request = self._with_models(request)
+            self._check_sizes(request)
+            bound = bind(session.graph, request, fresh=self._fresh, limits=self._runtime.limits)
+            event = CallsSubmitted(
+                session_id=session.session_id,
+                calls=bound.calls,
+                variables=bound.variables,
+                wall_s=self._runtime.clock.wall_s(),
+            )
+            session.graph.check(new_calls(event), event.variables)
+            lowered = await self._lower(session, request.calls, bound)
+            reply = _accepted(session, bound)
+            await self._commit(session, event, reply, idempotency_key, body_hash)
+            self._apply(session, event, request.calls, lowered)
+            return reply
+
+    async def _find_reply(self, session: Session, key: str | None) -> SentReply | None:
+        if key is None:
+            return None
+        sent = session.replies.get(key)
+        if sent is None and session.recovered:
+            stored = await self._store.find_idempotent(session.tenant_id, _scope(session), key)
+            if stored is not None:
+                return SentReply(body_hash=stored.body_hash, reply=stored.reply)
+        return sent
+
+    def _with_models(self, request: SubmitCalls) -> SubmitCalls:
+        """Write into each call the model it will run on."""
+        models = self._runtime.fleet.models
+        if not models:
+            raise UnavailableError(
+                "no engine is up yet", code="engine_unavailable", data={"retry_after_s": 1}
+            )
+        calls: list[CallSpec] = []
+        for index, call in enumerate(request.calls):
+            name = call.model
+            if name is None:
+                if len(models) > 1:
+                    message = f"name a model: {', '.join(sorted(models))} are served here"
+                    raise InvalidError(message, code="missing_field", param=f"calls[{index}].model")
+                name = next(iter(models))
+            elif name not in models:
+                message = f"no model of that name is served here; there is {', '.join(sorted(models))}"
+                raise NotFoundError(message, code="model_not_found", param=f"calls[{index}].model")
+            calls.append(call.model_copy(update={"model": name}))
+        return SubmitCalls.model_construct(calls=tuple(calls))
+
+    def _check_sizes(self, request: SubmitCalls) -> None:
+        limits = self._runtime.limits
+        for index, call in enumerate(request.calls):
+            for placeholder, parameter in call.parameters.items():
+                if isinstance(parameter, ValueParameter):
+                    size = len(parameter.value.encode())
+                    if size > limits.max_value_bytes:
+                        raise TooLargeError(
+                            f"a value has {size:,} bytes, the limit is {limits.max_value_bytes:,}",
+                            param=f"calls[{index}].parameters.{placeholder}.value",
+                            data={"limit_bytes": limits.max_value_bytes},
+                        )
+
+    async def _lower(self, session: Session, specs: Sequence[CallSpec], bound: Bound) -> list[_Lowered]:
+        """Lower every call, and tokenise those whose inputs are all there, so that what cannot work is
+        refused now.
+        """
+        values = _Values(session, bound)
+        num_chars = sum(len(call.spec) for call in bound.calls) + sum(
+            len(variable.value or "") for variable in bound.variables
+        )
+        if num_chars > LONG_TEXT_CHARS:
+            return await asyncio.to_thread(self._lower_all, session, specs, bound, values)
+        return self._lower_all(session, specs, bound, values)
+
+    def _lower_all(
+        self, session: Session, specs: Sequence[CallSpec], bound: Bound, values: "_Values"
+    ) -> list[_Lowered]:
+        lowered: list[_Lowered] = []
+        for index, (spec, call) in enumerate(zip(specs, bound.calls, strict=True)):
+            try:
+                lowered.append(self._lower_one(session, spec, call, values))
+            except ParrotError as error:
+                if error.param is None or not error.param.startswith("calls["):
+                    error.param = f"calls[{index}]" + (f".{error.param}" if error.param else "")
+                raise
+        return lowered
+
+    def _lower_one(
+        self, session: Session, spec: CallSpec, call: SubmittedCall, values: "_Values"
+    ) -> _Lowered:
+        model = self._runtime.fleet.models[spec.model or ""]
+        program = lower(
+            check_call(spec, self._runtime.limits),
+            inputs=call.inputs,
+            outputs=call.outputs,
+            model=model.name,
+            tokenizer=model.tokenizer,
+        )
+        if not all(values.is_ready(variable_id) for variable_id in call.inputs.values()):
+            return _Lowered(program=program, prompt=None)
+        self._check_bytes(program, model, values)
+        prompt = write_prompt(
+            program,
+            model,
+            values.get,
+            tenant_id=session.tenant_id,
+            salt=self._runtime.config.salt,
+            cache=self._runtime.tokens,
+        )
+        return _Lowered(program=program, prompt=prompt)
+
+    def _check_bytes(self, program: Program, model: Model, values: "_Values") -> None:
+        size = sum(
+            len((values.get(segment.variable_id).value or "").encode()) for segment in program.inputs()
+        )
+        limit = MAX_BYTES_PER_TOKEN * model.context_tokens
+        if size > limit:
+            message = (
+                f"the inputs have {size:,} bytes; a window of {model.context_tokens:,} tokens takes {limit:,}"
+            )
+            raise TooLargeError(message, param="parameters", data={"limit_bytes": limit})
+
+    async def _commit(
+        self, session: Session, event: CallsSubmitted, reply: CallsAccepted, key: str | None, body_hash: str
+    ) -> None:
+        if key is None:
+            await self._runtime.journal.commit([event])
+        else:
+            text = reply.model_dump_json()
+            idempotent = IdempotentReply(
+                tenant_id=session.tenant_id,
+                scope=_scope(session),
+                key=key,
+                body_hash=body_hash,
+                reply=text,
+            )
+            await self._runtime.journal.commit([event], idempotent=idempotent)
+            session.replies[key] = SentReply(body_hash=body_hash, reply=text)
+        if session.closing:
+            raise GoneError("the session was deleted")
+
+    def _apply(
+        self,
+        session: Session,
+        event: CallsSubmitted,
+        specs: Sequence[CallSpec],
+        lowered: Sequence[_Lowered],
+    ) -> None:
+        record_calls(session, event, specs)
+        for call, made in zip(event.calls, lowered, strict=True):
+            record = session.records[call.call_id]
+            record.program, record.prompt = made.program, made.prompt
+            record.num_prompt_tokens = made.prompt.num_tokens if made.prompt else 0
+        added = session.graph.add(new_calls(event), event.variables)
+        self._runtime.counters["calls_submitted"] += len(event.calls)
+        self._dispatcher.spread(session, added.failed)
+        self._dispatcher.make_ready(session, added.ready)
+
+
+class _Values:
+    """The variables a submission can see: the session's, and those it brings."""
+
+    def __init__(self, session: Session, bound: Bound) -> None:
+        self._known = session.graph.variables
+        self._new = {
+            new.variable_id: Variable(
+                variable_id=new.variable_id,
+                name=new.name,
+                state="pending" if new.value is None else "ready",
+                value=new.value,
+            )
+            for new in bound.variables
+        }
+
+    def get(self, variable_id: VariableId) -> Variable:
+        """One of them."""
+        return self._new.get(variable_id) or self._known[variable_id]
+
+    def is_ready(self, variable_id: VariableId) -> bool:
+        """Whether its value is there."""
+        return self.get(variable_id).state == "ready"
+
+
+def _scope(session: Session) -> str:
+    return f"calls/{session.session_id}"
+
+
+def _reply_again(sent: SentReply, body_hash: str) -> CallsAccepted:
+    if sent.body_hash != body_hash:
+        raise InvalidError(
+            "this idempotency key was used for another body",
+            code="idempotency_mismatch",
+            param="Idempotency-Key",
+        )
+    return CallsAccepted.model_validate_json(sent.reply)
+
+
+def _accepted(session: Session, bound: Bound) -> CallsAccepted:
+    names = {variable.variable_id: variable.name for variable in bound.variables}
+    known = session.graph.variables
+    return CallsAccepted(
+        calls=tuple(
+            AcceptedCall(
+                call_id=call.call_id,
+                name=call.name,
+                outputs={
+                    placeholder: OutputView(
+                        variable_id=variable_id,
+                        name=names[variable_id] if variable_id in names else known[variable_id].name,
+                    )
+                    for placeholder, variable_id in call.outputs.items()
+                },
+            )
+            for call in bound.calls
+        )
+    )

@@ -1,0 +1,164 @@
+"""A lowered call made concrete: token ids and prefix keys, once the values of its inputs are there."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock
+
+from parrot.core.prefixes import generated_key, root_key, text_key
+from parrot.core.variables import Variable
+from parrot.errors import CallError
+from parrot.ports.engine import Tokenizer
+from parrot.types.ids import PrefixKey, TenantId, VariableId
+from parrot.types.program import ConstantSegment, InputSegment, OutputSegment, Program
+
+CACHED_TEXT_BYTES = 4096
+"""Texts up to this length are remembered with their tokens: constants of templates that are called again and
+again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What the service knows of a served model; engines with the same `model_hash` are interchangeable."""
+
+    name: str
+    model_hash: str
+    context_tokens: int
+    tokenizer: Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptPart:
+    """One output, and the tokens between the one before it (or the beginning) and it."""
+
+    token_ids: tuple[int, ...]
+    output: OutputSegment
+    key: PrefixKey
+    """The key of everything up to the output's end, valid when the value is the text as generated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What an engine is asked for: parts in order, each filled and then generated."""
+
+    parts: tuple[PromptPart, ...]
+    keys: tuple[PrefixKey, ...]
+    """Keys at the boundaries before the first output, shortest first; the last stands for all of the first
+    part."""
+    lengths: tuple[int, ...]
+    """Tokens up to each of these boundaries."""
+    num_tokens: int
+    """Tokens of all parts, outputs not counted."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens the context can grow to."""
+        return self.num_tokens + sum(part.output.sampling.max_tokens for part in self.parts)
+
+
+class TokenCache:
+    """Remembers the tokens of short texts, the most recently used ones. Safe to use from several threads."""
+
+    def __init__(self, capacity: int = 4096) -> None:
+        self._capacity = capacity
+        self._lock = Lock()
+        self._tokens: OrderedDict[tuple[str, bool, str], tuple[int, ...]] = OrderedDict()
+
+    def encode(self, model: Model, text: str, *, markup: bool) -> tuple[int, ...]:
+        """The tokens of `text` alone."""
+        if len(text) > CACHED_TEXT_BYTES:
+            return model.tokenizer.encode(text, markup=markup)
+        key = (model.model_hash, markup, text)
+        with self._lock:
+            known = self._tokens.get(key)
+            if known is not None:
+                self._tokens.move_to_end(key)
+                return known
+        token_ids = model.tokenizer.encode(text, markup=markup)
+        with self._lock:
+            self._tokens[key] = token_ids
+            if len(self._tokens) > self._capacity:
+                self._tokens.popitem(last=False)
+        return token_ids
+
+
+def write_prompt(
+    program: Program,
+    model: Model,
+    values: Callable[[VariableId], Variable],
+    *,
+    tenant_id: TenantId,
+    salt: str,
+    cache: TokenCache,
+) -> Prompt:
+    """Tokenise a program segment by segment, so that boundaries are exact.
+
+    Args:
+        program: the lowered call.
+        model: the model it runs on.
+        values: gives the variable of an input segment; all are ready.
+        tenant_id: whose prompt it is; keys of different tenants never meet.
+        salt: the service's secret.
+        cache: tokens of texts seen before.
+
+    Raises:
+        CallError: `context_overflow`, with both numbers in `data`.
+    """
+    key = root_key(salt=salt, tenant_id=tenant_id, model_hash=model.model_hash, add_bos=program.add_bos)
+    pending: list[int] = list(model.tokenizer.bos_ids) if program.add_bos else []
+    num_tokens = len(pending)
+    keys: list[PrefixKey] = []
+    lengths: list[int] = []
+    parts: list[PromptPart] = []
+    for segment in program.segments:
+        if isinstance(segment, OutputSegment):
+            key = generated_key(key, segment.variable_id)
+            parts.append(PromptPart(token_ids=tuple(pending), output=segment, key=key))
+            pending = []
+            continue
+        token_ids, key = _segment_tokens(segment, key, model, values, cache)
+        pending.extend(token_ids)
+        num_tokens += len(token_ids)
+        if not parts:
+            keys.append(key)
+            lengths.append(num_tokens)
+    num_tokens -= len(pending)
+    prompt = Prompt(parts=tuple(parts), keys=tuple(keys), lengths=tuple(lengths), num_tokens=num_tokens)
+    check_window(prompt, model)
+    return prompt
+
+
+def check_window(prompt: Prompt, model: Model) -> None:
+    """Refuse a prompt that cannot fit into the model's window together with its outputs; never cut it
+    silently.
+    """
+    if prompt.max_tokens > model.context_tokens:
+        outputs = prompt.max_tokens - prompt.num_tokens
+        raise CallError(
+            f"the prompt has {prompt.num_tokens:,} tokens and its outputs may have {outputs:,}; together that"
+            f" is more than the {model.context_tokens:,} tokens of the window of {model.name!r}:"
+            " shorten the prompt or lower max_tokens",
+            code="context_overflow",
+            data={
+                "prompt_tokens": prompt.num_tokens,
+                "output_tokens": outputs,
+                "context_tokens": model.context_tokens,
+            },
+        )
+
+
+def _segment_tokens(
+    segment: ConstantSegment | InputSegment,
+    key: PrefixKey,
+    model: Model,
+    values: Callable[[VariableId], Variable],
+    cache: TokenCache,
+) -> tuple[tuple[int, ...], PrefixKey]:
+    if isinstance(segment, ConstantSegment):
+        token_ids = cache.encode(model, segment.text, markup=segment.markup)
+        return token_ids, text_key(key, segment.text, markup=segment.markup)
+    variable = values(segment.variable_id)
+    if variable.token_ids is not None and variable.model_hash == model.model_hash:
+        return variable.token_ids, generated_key(key, variable.variable_id)
+    text = variable.value or ""
+    return cache.encode(model, text, markup=False), text_key(key, text)

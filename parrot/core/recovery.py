@@ -1,0 +1,137 @@
+"""A session rebuilt from its log, as it stood when the last event was committed."""
+
+from collections.abc import Sequence
+
+from parrot.core.graph import ApplicationGraph, NewCall
+from parrot.core.limits import Limits
+from parrot.core.sessions import CallRecord, Session
+from parrot.errors import StoreError
+from parrot.ports.store import Appended
+from parrot.types.events import (
+    CallFinished,
+    CallPlaced,
+    CallRetried,
+    CallsSubmitted,
+    CallStarted,
+    Event,
+    Failure,
+    ObjectiveStated,
+    SessionClosed,
+    SessionOpened,
+    VariableFailed,
+    VariableReady,
+    VariableSet,
+)
+from parrot.types.ids import CallId
+from parrot.wire.requests import CallSpec
+
+
+def new_session(event: SessionOpened, limits: Limits) -> Session:
+    """The session that an opening event describes."""
+    return Session(
+        session_id=event.session_id,
+        tenant_id=event.tenant_id,
+        name=event.name,
+        objective=event.objective,
+        deadline_s=event.deadline_s,
+        metadata=event.metadata,
+        created_at=event.wall_s,
+        touched_at=event.wall_s,
+        graph=ApplicationGraph(limits),
+    )
+
+
+def record_calls(session: Session, event: CallsSubmitted, specs: Sequence[CallSpec]) -> None:
+    """Note the calls of a submission; `specs` are their specifications in the same order."""
+    for call, spec in zip(event.calls, specs, strict=True):
+        session.records[call.call_id] = CallRecord(
+            call_id=call.call_id,
+            name=call.name,
+            spec=spec,
+            model=spec.model or "",
+            submitted_at=event.wall_s,
+        )
+
+
+def new_calls(event: CallsSubmitted) -> tuple[NewCall, ...]:
+    """The submission's calls, as the graph takes them."""
+    return tuple(
+        NewCall(call_id=call.call_id, name=call.name, inputs=call.inputs, outputs=call.outputs)
+        for call in event.calls
+    )
+
+
+def rebuild(log: Sequence[Appended], limits: Limits) -> tuple[Session, tuple[CallId, ...]]:
+    """Replay a session's log.
+
+    Returns:
+        the session, and its calls that are to be run: all inputs are there and they had not ended. A call
+        that was running is among them; outputs it had already produced are kept, and its attempts go on
+        counting.
+
+    Raises:
+        StoreError: `store_corrupt` when the log does not begin with the session's opening.
+    """
+    first = log[0].event if log else None
+    if not isinstance(first, SessionOpened):
+        raise StoreError("a session's log does not begin with its opening", code="store_corrupt")
+    session = new_session(first, limits)
+    session.recovered = True
+    for appended in log[1:]:
+        _replay(session, appended.event)
+    for call in session.graph.calls.values():
+        if call.state == "running":
+            session.graph.requeue(call.call_id)
+    ready = tuple(call.call_id for call in session.graph.calls.values() if call.state == "ready")
+    return session, ready
+
+
+def _replay(session: Session, event: Event) -> None:
+    graph = session.graph
+    match event:
+        case CallsSubmitted():
+            record_calls(session, event, [CallSpec.model_validate_json(call.spec) for call in event.calls])
+            graph.add(new_calls(event), event.variables)
+            session.touched_at = event.wall_s
+        case VariableSet():
+            graph.put(event.variable_id, event.name, event.value)
+        case ObjectiveStated():
+            graph.variables[event.variable_id].objective = event.objective
+        case VariableReady():
+            graph.resolve(event.variable_id, event.value)
+            session.attempts[event.variable_id] = event.attempt
+            if event.raw is not None:
+                session.raw_texts[event.variable_id] = event.raw
+        case VariableFailed():
+            graph.fail(event.variable_id, event.failure)
+        case CallPlaced() | CallRetried() | CallFinished():
+            _replay_call(session, event)
+        case SessionOpened() | SessionClosed() | CallStarted():
+            # The opening was replayed first; closed sessions are not rebuilt; first tokens are not durable.
+            return
+
+
+def _replay_call(session: Session, event: CallPlaced | CallRetried | CallFinished) -> None:
+    graph = session.graph
+    record = session.records[event.call_id]
+    match event:
+        case CallPlaced():
+            if graph.calls[event.call_id].state == "ready":
+                graph.start(event.call_id)
+            record.attempt, record.engine_id, record.why = event.attempt, event.engine_id, event.why
+            record.placed_at = event.wall_s
+        case CallRetried():
+            record.num_crashes += event.crashed_engine
+            graph.requeue(event.call_id)
+        case CallFinished():
+            record.done_at, record.failure = event.wall_s, event.failure
+            record.num_prompt_tokens = event.num_prompt_tokens
+            record.num_shared_tokens = event.num_shared_tokens
+            record.num_output_tokens = event.num_output_tokens
+            if event.outcome == "done":
+                graph.finish(event.call_id)
+            elif graph.calls[event.call_id].state in {"waiting", "ready", "running"}:
+                failure = event.failure or Failure(code="call_failed", message="the call failed")
+                graph.fail_call(
+                    event.call_id, failure, state="cancelled" if event.outcome == "cancelled" else "failed"
+                )

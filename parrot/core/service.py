@@ -1,0 +1,403 @@
+"""The service's face to its shells (HTTP, embedded): one method for each thing a client can ask for.
+
+Every method takes the tenant first. What belongs to another tenant is answered as if it did not exist.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import asdict
+
+from parrot.core.executor.dispatcher import Dispatcher
+from parrot.core.executor.fleet import Fleet
+from parrot.core.executor.journal import Journal
+from parrot.core.executor.keeper import Keeper
+from parrot.core.executor.runtime import Runtime
+from parrot.core.executor.streams import StreamItem, stream_session, stream_variable
+from parrot.core.executor.submission import Submission
+from parrot.core.limits import Limits
+from parrot.core.recovery import new_session
+from parrot.core.service_config import ServiceConfig
+from parrot.core.sessions import Session
+from parrot.core.variables import Variable
+from parrot.core.views import engine_view, graph_view, session_view, variable_view
+from parrot.errors import (
+    ConflictError,
+    InvalidError,
+    OverLimitError,
+    TooLargeError,
+    UnavailableError,
+)
+from parrot.ports.clock import Clock
+from parrot.ports.engine import StartEngine
+from parrot.ports.store import Store
+from parrot.types.events import Event, Failure, ObjectiveStated, SessionOpened, VariableSet
+from parrot.types.ids import (
+    NAME_PATTERN,
+    CallId,
+    EngineId,
+    IdSource,
+    TenantId,
+    is_variable_id,
+    session_id,
+    variable_id,
+)
+from parrot.types.objective import Objective
+from parrot.wire.answers import (
+    CallsAccepted,
+    CancelAnswer,
+    EngineList,
+    GraphView,
+    Health,
+    ModelList,
+    ModelView,
+    SessionList,
+    SessionView,
+    VariableView,
+)
+from parrot.wire.requests import CancelRequest, SessionCreate, SetVariable, SubmitCalls
+
+__all__ = ["Service", "StreamItem"]
+
+logger = logging.getLogger(__name__)
+
+
+class Service:
+    """Sessions, their graphs, and the engines that run them."""
+
+    def __init__(
+        self,
+        *,
+        config: ServiceConfig,
+        limits: Limits,
+        store: Store,
+        engines: Mapping[EngineId, StartEngine],
+        clock: Clock,
+        fresh: IdSource,
+        version: str = "",
+        on_progress: Callable[[EngineId, str, float | None], None] | None = None,
+    ) -> None:
+        self._limits = limits
+        self._store = store
+        self._clock = clock
+        self._fresh = fresh
+        self._version = version
+        self._fleet = Fleet(engines, config=config, clock=clock, on_progress=on_progress)
+        self._journal = Journal(store, clock)
+        self._runtime = Runtime(
+            config=config, limits=limits, clock=clock, fleet=self._fleet, journal=self._journal
+        )
+        self._dispatcher = Dispatcher(self._runtime)
+        self._keeper = Keeper(self._runtime, self._dispatcher, store)
+        self._journal.add_reader(self._keeper.see)
+        self._submission = Submission(self._runtime, self._dispatcher, store, fresh)
+        self._draining = False
+        self._main: asyncio.Task[None] | None = None
+
+    # ── life ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Rebuild open sessions from the store, begin to start the engines, take requests."""
+        await self._keeper.recover()
+        self._main = asyncio.create_task(self._run(), name="parrot-service")
+
+    async def wait_ready(self) -> None:
+        """Return when an engine is up; raise why when none can be."""
+        while not any(member.status == "up" for member in self._fleet.members.values()):
+            failures = [member.failure for member in self._fleet.members.values()]
+            for failure in failures:
+                if failure is not None and all(failures):
+                    raise failure
+            await self._fleet.wait_change()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no new work, and wait for running calls, but not longer than `timeout_s`."""
+        self._draining = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._dispatcher.wait_idle()
+        except TimeoutError:
+            logger.warning(
+                "%d calls still run; they go on after the next start", self._dispatcher.num_running
+            )
+
+    async def close(self) -> None:
+        """Stop everything and give it back. Idempotent."""
+        self._draining = True
+        if self._main is not None:
+            if not self._main.done():
+                await self._keeper.settle()
+                self._main.cancel()
+            try:
+                await self._main
+            except asyncio.CancelledError:
+                # Ours, from the line above.
+                logger.debug("the service's main task has ended")
+            self._main = None
+            self._journal.close_feeds()
+            self._runtime.bells.ring_all()
+            await self._fleet.close()
+            await self._store.close()
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._journal.run(), name="journal")
+            group.create_task(self._dispatcher.run(), name="dispatcher")
+            group.create_task(self._keeper.run(), name="keeper")
+            for member in self._fleet.members.values():
+                group.create_task(self._fleet.supervise(member), name=f"engine {member.engine_id}")
+
+    # ── sessions ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def open_session(self, tenant: TenantId, request: SessionCreate) -> SessionView:
+        """Open an application run."""
+        self._check_open()
+        size = sum(len(key.encode()) + len(value.encode()) for key, value in request.metadata.items())
+        if size > self._limits.max_metadata_bytes:
+            raise InvalidError("metadata is too large", code="too_many", param="metadata")
+        if self._keeper.num_sessions(tenant) >= self._limits.max_sessions:
+            raise OverLimitError(
+                f"{self._limits.max_sessions} sessions are open; delete one that is done",
+                data={"retry_after_s": 10},
+            )
+        event = SessionOpened(
+            session_id=session_id(self._fresh),
+            tenant_id=tenant,
+            name=request.name,
+            objective=request.objective,
+            deadline_s=request.deadline_s,
+            metadata=dict(request.metadata),
+            wall_s=self._clock.wall_s(),
+        )
+        await self._journal.commit([event])
+        session = new_session(event, self._limits)
+        self._keeper.add(session)
+        self._runtime.counters["sessions_opened"] += 1
+        return session_view(session)
+
+    def list_sessions(self, tenant: TenantId, *, limit: int = 100, after: str | None = None) -> SessionList:
+        """The tenant's open sessions, newest first, a page at a time."""
+        sessions = [s for s in reversed(self._keeper.sessions.values()) if s.tenant_id == tenant]
+        start = next((i + 1 for i, s in enumerate(sessions) if s.session_id == after), 0)
+        page = sessions[start : start + limit]
+        more = start + limit < len(sessions)
+        return SessionList(
+            sessions=tuple(session_view(session) for session in page),
+            next=page[-1].session_id if more and page else None,
+        )
+
+    def session(self, tenant: TenantId, sid: str) -> SessionView:
+        """One session."""
+        return session_view(self._keeper.find(tenant, sid))
+
+    async def delete_session(self, tenant: TenantId, sid: str) -> None:
+        """Cancel what runs, free everything, forget the session."""
+        await self._keeper.close_session(self._keeper.find(tenant, sid), "deleted")
+
+    # ── calls and variables ─────────────────────────────────────────────────────────────────────────────────
+
+    async def submit(
+        self,
+        tenant: TenantId,
+        sid: str,
+        request: SubmitCalls,
+        *,
+        idempotency_key: str | None = None,
+        body_hash: str = "",
+    ) -> CallsAccepted:
+        """Accept calls, all or none; they are durable when this returns."""
+        self._check_open()
+        session = self._touch(tenant, sid)
+        return await self._submission.submit(
+            session, request, idempotency_key=idempotency_key, body_hash=body_hash
+        )
+
+    async def set_variable(self, tenant: TenantId, sid: str, ref: str, request: SetVariable) -> VariableView:
+        """Give an input variable its value, once; the variable may be new if `ref` is a name."""
+        self._check_open()
+        session = self._touch(tenant, sid)
+        if len(request.value.encode()) > self._limits.max_value_bytes:
+            limit = self._limits.max_value_bytes
+            message = f"the value is larger than {limit:,} bytes"
+            raise TooLargeError(message, param="value", data={"limit_bytes": limit})
+        async with self._submission.lock(session):
+            variable = session.graph.find_name(ref)
+            if variable is None and (is_variable_id(ref) or not NAME_PATTERN.match(ref)):
+                variable = session.graph.variable(ref)
+            _check_settable(variable, request.value)
+            if variable is not None and variable.state == "ready":
+                return variable_view(session, variable)
+            event = VariableSet(
+                session_id=session.session_id,
+                variable_id=variable.variable_id if variable else variable_id(self._fresh),
+                name=variable.name if variable else ref,
+                value=request.value,
+            )
+            await self._journal.commit([event])
+            self._keeper.check_alive(session)
+            ready = session.graph.put(event.variable_id, event.name, event.value)
+            self._runtime.bells.ring(event.variable_id)
+            self._dispatcher.make_ready(session, ready)
+            return variable_view(session, session.graph.variables[event.variable_id])
+
+    async def get_variable(
+        self,
+        tenant: TenantId,
+        sid: str,
+        ref: str,
+        *,
+        wait_s: float = 0.0,
+        objective: Objective | None = None,
+    ) -> VariableView:
+        """A variable; while it is pending, wait for it up to `wait_s` seconds (at most
+        `limits.max_wait_s`).
+        """
+        session = self._touch(tenant, sid)
+        variable = session.graph.variable(ref)
+        self._state_objective(session, variable, objective)
+        try:
+            async with asyncio.timeout(min(wait_s, self._limits.max_wait_s)):
+                while self._is_pending(session, variable) and wait_s > 0:
+                    await self._runtime.bells.wait(variable.variable_id)
+                    self._keeper.check_alive(session)
+        except TimeoutError:
+            logger.debug("a long poll ended before its variable was ready")
+        return variable_view(session, variable)
+
+    async def stream_variable(
+        self,
+        tenant: TenantId,
+        sid: str,
+        ref: str,
+        *,
+        last_event_id: str | None = None,
+        objective: Objective | None = None,
+    ) -> AsyncGenerator[StreamItem, None]:
+        """A variable's text as it is generated; see `streams.stream_variable`."""
+        session = self._touch(tenant, sid)
+        variable = session.graph.variable(ref)
+        self._state_objective(session, variable, objective)
+        async for item in stream_variable(self._runtime, session, variable, last_event_id):
+            yield item
+
+    async def stream_session(
+        self, tenant: TenantId, sid: str, *, last_event_id: str | None = None
+    ) -> AsyncGenerator[StreamItem, None]:
+        """Every event of a session; see `streams.stream_session`."""
+        session = self._touch(tenant, sid)
+        async for item in stream_session(self._runtime, self._store, session, last_event_id):
+            yield item
+
+    async def cancel(self, tenant: TenantId, sid: str, request: CancelRequest) -> CancelAnswer:
+        """Cancel calls, the producers of variables, and all that depends on either; with no list,
+        everything.
+        """
+        session = self._touch(tenant, sid)
+        graph = session.graph
+        everything = request.calls is None and request.variables is None
+        calls = tuple(graph.calls) if everything else self._call_ids(session, request.calls or ())
+        variables = tuple(graph.variable(ref).variable_id for ref in request.variables or ())
+        failure = Failure(code="cancelled", message="the call was cancelled")
+        branch = graph.branch(calls, variables)
+        cancelled = list(self._dispatcher.fail(session, branch, failure, outcome="cancelled"))
+        for pending in variables:
+            if graph.variables[pending].state == "pending":
+                spread = graph.fail(pending, failure)
+                self._dispatcher.spread(session, spread, outcome="cancelled")
+                cancelled.extend(spread.calls)
+        await self._journal.flush()
+        return CancelAnswer(cancelled=tuple(dict.fromkeys(cancelled)))
+
+    def graph(self, tenant: TenantId, sid: str) -> GraphView:
+        """The session's application graph."""
+        return graph_view(self._keeper.find(tenant, sid))
+
+    # ── operation ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def models(self) -> ModelList:
+        """The models that can be asked for."""
+        return ModelList(
+            data=tuple(
+                ModelView(id=model.name, max_model_len=model.context_tokens)
+                for model in self._fleet.models.values()
+            )
+        )
+
+    def engines(self) -> EngineList:
+        """The engines that have been up, and their load."""
+        views = (engine_view(member) for member in self._fleet.members.values())
+        return EngineList(engines=tuple(view for view in views if view is not None))
+
+    def limits_view(self) -> dict[str, int | float]:
+        """Every limit by name."""
+        return asdict(self._limits)
+
+    def health(self) -> Health:
+        """Whether calls can be taken now."""
+        if self._draining:
+            return Health(status="draining", version=self._version, detail="shutting down")
+        if self._journal.failure is not None:
+            return Health(status="unavailable", version=self._version, detail=self._journal.failure.message)
+        members = self._fleet.members.values()
+        if any(member.status == "up" for member in members):
+            return Health(status="ok", version=self._version)
+        failures = "; ".join(member.failure.message for member in members if member.failure)
+        status = "unavailable" if failures else "starting"
+        return Health(status=status, version=self._version, detail=failures or "engines are starting")
+
+    def counters(self) -> Mapping[str, int]:
+        """What has been counted since the start."""
+        return {
+            **self._runtime.counters,
+            "dropped_resolutions": self._journal.num_dropped,
+            "sessions_open": len(self._keeper.sessions),
+            "calls_running": self._dispatcher.num_running,
+            "waiters": self._runtime.bells.num_waiting,
+        }
+
+    async def watch(self) -> AsyncGenerator[Event, None]:
+        """Every event of every session from now on."""
+        feed = self._journal.subscribe()
+        try:
+            while (item := await feed.next()) is not None:
+                yield item.event
+        finally:
+            feed.close()
+
+    # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _check_open(self) -> None:
+        if self._draining:
+            raise UnavailableError("the service is shutting down", code="draining", data={"retry_after_s": 2})
+
+    def _touch(self, tenant: TenantId, sid: str) -> Session:
+        session = self._keeper.find(tenant, sid)
+        session.touched_at = self._clock.wall_s()
+        return session
+
+    def _is_pending(self, session: Session, variable: Variable) -> bool:
+        return variable.state == "pending" or variable.variable_id in session.uncommitted
+
+    def _state_objective(self, session: Session, variable: Variable, objective: Objective | None) -> None:
+        if objective is not None and variable.objective != objective:
+            variable.objective = objective
+            self._journal.record(
+                [
+                    ObjectiveStated(
+                        session_id=session.session_id, variable_id=variable.variable_id, objective=objective
+                    )
+                ]
+            )
+
+    def _call_ids(self, session: Session, refs: tuple[str, ...]) -> tuple[CallId, ...]:
+        return tuple(self._keeper.call_id(session, ref) for ref in refs)
+
+
+def _check_settable(variable: Variable | None, value: str) -> None:
+    if variable is None:
+        return
+    name = variable.name or variable.variable_id
+    if variable.producer is not None:
+        raise ConflictError(f"variable {name!r} is produced by a call", code="already_produced")
+    if variable.state != "pending" and variable.value != value:
+        raise ConflictError(f"variable {name!r} has been set already", code="already_set")

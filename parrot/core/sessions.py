@@ -1,0 +1,90 @@
+"""Sessions and the bookkeeping of their calls: who, when, where, how often. The graph knows nothing of
+this.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from parrot.core.graph import ApplicationGraph
+from parrot.core.prompts import Prompt
+from parrot.types.events import Failure
+from parrot.types.ids import CallId, EngineId, SessionId, TenantId, VariableId
+from parrot.types.objective import Objective
+from parrot.types.program import Program
+from parrot.wire.requests import CallSpec
+
+
+@dataclass(slots=True, kw_only=True)
+class CallRecord:
+    """One call's history. Times are seconds of the wall clock."""
+
+    call_id: CallId
+    name: str
+    spec: CallSpec
+    model: str
+    submitted_at: float
+    program: Program | None = None
+    prompt: Prompt | None = None
+    ready_at: float | None = None
+    placed_at: float | None = None
+    first_token_at: float | None = None
+    done_at: float | None = None
+    attempt: int = 0
+    num_crashes: int = 0
+    engine_id: EngineId | None = None
+    why: str = ""
+    num_prompt_tokens: int = 0
+    num_shared_tokens: int = 0
+    num_output_tokens: int = 0
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentReply:
+    """What was answered under an idempotency key."""
+
+    body_hash: str
+    reply: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """One run of one application."""
+
+    session_id: SessionId
+    tenant_id: TenantId
+    name: str | None
+    objective: Objective | None
+    deadline_s: float | None
+    metadata: Mapping[str, str]
+    created_at: float
+    """Wall clock, seconds."""
+    graph: ApplicationGraph
+    touched_at: float
+    """Wall clock, seconds: the last time its owner did something with it."""
+    recovered: bool = False
+    """It was rebuilt from the store; replies to earlier requests are known there only."""
+    records: dict[CallId, CallRecord] = field(default_factory=dict)
+    uncommitted: set[VariableId] = field(default_factory=set)
+    """Resolved in memory, not yet in the store: consumers go on with them, readers do not see them."""
+    attempts: dict[VariableId, int] = field(default_factory=dict)
+    """The attempt that resolved each generated variable."""
+    raw_texts: dict[VariableId, str] = field(default_factory=dict)
+    """The text as generated, of variables whose transforms made another value of it."""
+    replies: dict[str, SentReply] = field(default_factory=dict)
+    closing: bool = False
+
+    @property
+    def deadline_at(self) -> float | None:
+        """Wall clock, seconds."""
+        return None if self.deadline_s is None else self.created_at + self.deadline_s
+
+    @property
+    def num_unfinished(self) -> int:
+        """Calls that have not ended."""
+        counts = self.graph.counts
+        return counts["waiting"] + counts["ready"] + counts["running"]
+
+    def label(self, variable_id: VariableId) -> str:
+        """A variable's name if it has one, else its id."""
+        return self.graph.variables[variable_id].name or variable_id

@@ -1,0 +1,144 @@
+"""Answers drawn from sessions and engines. Reading only."""
+
+from parrot.core.executor.fleet import Member
+from parrot.core.graph import Call
+from parrot.core.sessions import CallRecord, Session
+from parrot.core.variables import Variable
+from parrot.types.objective import Objective
+from parrot.wire.answers import (
+    CallCounts,
+    CallNode,
+    Edge,
+    EngineView,
+    GraphView,
+    SessionView,
+    Times,
+    Tokens,
+    VariableNode,
+    VariableView,
+)
+from parrot.wire.errors import failure_body
+
+DEFAULT_OBJECTIVE: Objective = "latency"
+
+
+def session_view(session: Session) -> SessionView:
+    """One session with its counts."""
+    return SessionView(
+        session_id=session.session_id,
+        name=session.name,
+        state="closed" if session.closing else "open",
+        objective=session.objective,
+        deadline_s=session.deadline_s,
+        metadata=dict(session.metadata),
+        created_at=session.created_at,
+        calls=CallCounts.model_validate(dict(session.graph.counts)),
+        num_variables=len(session.graph.variables),
+    )
+
+
+def variable_view(session: Session, variable: Variable) -> VariableView:
+    """One variable as readers may see it: pending until its resolution is committed."""
+    state = "pending" if variable.variable_id in session.uncommitted else variable.state
+    return VariableView(
+        variable_id=variable.variable_id,
+        name=variable.name,
+        state=state,
+        value=variable.value if state == "ready" else None,
+        error=failure_body(variable.failure) if state == "failed" and variable.failure else None,
+    )
+
+
+def graph_view(session: Session) -> GraphView:
+    """The whole application graph with everything known of its calls."""
+    return GraphView(
+        session_id=session.session_id,
+        calls=tuple(
+            _call_node(session, call, session.records[call.call_id]) for call in session.graph.calls.values()
+        ),
+        variables=tuple(_variable_node(session, variable) for variable in session.graph.variables.values()),
+        edges=tuple(
+            Edge(source=source, target=target, variable_id=variable_id)
+            for source, target, variable_id in session.graph.edges()
+        ),
+    )
+
+
+def engine_view(member: Member) -> EngineView | None:
+    """One engine and its load; None while it has not come up for the first time."""
+    info, load = member.info, member.load
+    if info is None:
+        return None
+    return EngineView(
+        engine_id=member.engine_id,
+        kind=info.kind,
+        model=info.model,
+        state=member.status,
+        device=info.device,
+        dtype=info.dtype,
+        num_parameters=info.num_parameters,
+        context_tokens=info.context_tokens,
+        block_tokens=info.block_tokens,
+        num_blocks=info.num_blocks,
+        kv_capacity_tokens=info.num_blocks * info.block_tokens,
+        num_running=load.num_running,
+        num_waiting=load.num_waiting,
+        num_owned_blocks=load.num_owned_blocks,
+        num_cached_blocks=load.num_cached_blocks,
+        num_free_blocks=load.num_free_blocks,
+        num_prefilled_tokens=load.num_prefilled_tokens,
+        num_decoded_tokens=load.num_decoded_tokens,
+        num_preemptions=load.num_preemptions,
+        num_evictions=load.num_evictions,
+        num_restarts=max(0, member.num_starts - 1),
+        description=info.description,
+    )
+
+
+def _call_node(session: Session, call: Call, record: CallRecord) -> CallNode:
+    stated = [session.graph.variables[variable_id].objective for variable_id in call.outputs.values()]
+    objective = next((o for o in stated if o is not None), session.objective or DEFAULT_OBJECTIVE)
+    return CallNode(
+        call_id=call.call_id,
+        name=call.name,
+        model=record.model,
+        state=call.state,
+        stage=call.stage,
+        objective=objective,
+        task_group=None,
+        why=record.why,
+        engine_id=record.engine_id,
+        attempt=record.attempt,
+        times=_times(session, record),
+        tokens=Tokens(
+            prompt=record.num_prompt_tokens, shared=record.num_shared_tokens, output=record.num_output_tokens
+        ),
+        inputs=dict(call.inputs),
+        outputs=dict(call.outputs),
+        error=failure_body(record.failure) if record.failure else None,
+    )
+
+
+def _times(session: Session, record: CallRecord) -> Times:
+    def since(at: float | None) -> float | None:
+        return None if at is None else round(at - session.created_at, 6)
+
+    return Times(
+        submitted_s=round(record.submitted_at - session.created_at, 6),
+        ready_s=since(record.ready_at),
+        placed_s=since(record.placed_at),
+        first_token_s=since(record.first_token_at),
+        done_s=since(record.done_at),
+    )
+
+
+def _variable_node(session: Session, variable: Variable) -> VariableNode:
+    pending = variable.variable_id in session.uncommitted
+    return VariableNode(
+        variable_id=variable.variable_id,
+        name=variable.name,
+        state="pending" if pending else variable.state,
+        producer=variable.producer,
+        consumers=tuple(variable.consumers),
+        num_chars=None if pending or variable.value is None else len(variable.value),
+    )
