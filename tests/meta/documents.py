@@ -1,0 +1,57 @@
+"""Code blocks of the documentation, and what is said about running them.
+
+A block runs as it stands. A comment on the line before it says otherwise:
+
+    <!-- not run: REASON -->
+    <!-- runs until URL answers -->      a server; it is ended when the page's other blocks are done
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+FENCE = re.compile(r"^ *```(?P<language>[\w-]*)[^\n]*\n(?P<code>.*?)^ *```[ ]*$", re.MULTILINE | re.DOTALL)
+NOT_RUN = re.compile(r"<!-- not run: (?P<reason>.+?) -->\s*\Z", re.DOTALL)
+RUNS_UNTIL = re.compile(r"<!-- runs until (?P<url>\S+) answers -->\s*\Z")
+LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One fenced block of a page."""
+
+    page: Path
+    line: int
+    language: str
+    code: str
+    not_run: str | None
+    """Why it is not run, if it is not."""
+    until_url: str | None
+    """It starts a server, which is up when this answers."""
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """The fenced blocks of a page, in order."""
+    text = page.read_text(encoding="utf-8")
+    for fence in FENCE.finditer(text):
+        before = text[: fence.start()]
+        not_run, until = NOT_RUN.search(before), RUNS_UNTIL.search(before)
+        yield Block(
+            page=page,
+            line=before.count("\n") + 1,
+            language=fence["language"],
+            code=fence["code"],
+            not_run=not_run["reason"] if not_run else None,
+            until_url=until["url"] if until else None,
+        )
+
+
+def prose(page: Path) -> str:
+    """A page without its fenced blocks."""
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def links(page: Path) -> Iterator[str]:
+    """The targets of a page's links."""
+    return (match["target"] for match in LINK.finditer(prose(page)))
