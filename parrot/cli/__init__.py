@@ -1,1 +1,10 @@
-"""The command line, and the place where the parts are put together."""
+"""The command line. This module stays light: `parrot --help` loads Click and nothing of the service."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command in `sys.argv` and end the process with its exit status."""
+    from parrot.cli.root import run
+
+    sys.exit(run(sys.argv[1:]))

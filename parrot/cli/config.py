@@ -1,0 +1,84 @@
+"""`parrot config`: settings, and where they come from."""
+
+import hashlib
+import secrets
+
+import click
+
+from parrot.cli.output import json_option, say, write_json
+
+
+@click.group()
+def config() -> None:
+    """Settings."""
+
+
+@config.command("show")
+@click.option("--origin", is_flag=True, help="Say where each value comes from.")
+@click.option("--changed", is_flag=True, help="Only what is not at its default.")
+@json_option
+def config_show(*, origin: bool, changed: bool, as_json: bool) -> None:
+    """Print every setting as it holds here; secrets are masked."""
+    from parrot.config import load_settings
+    from parrot.config.reference import flatten
+
+    loaded = load_settings()
+    for warning in loaded.warnings:
+        say(f"warning: {warning}")
+    rows = [
+        (key, value, loaded.origins.get(key, "default"))
+        for key, value in flatten(loaded.settings).items()
+        if not changed or key in loaded.origins
+    ]
+    if as_json:
+        write_json(
+            {key: {"value": value, "origin": source} if origin else value for key, value, source in rows}
+        )
+        return
+    width = max((len(key) for key, _, _ in rows), default=0)
+    for key, value, source in rows:
+        line = f"{key:<{width}} = {_toml(value)}"
+        click.echo(f"{line:<{width + 28}}  # {source}" if origin else line)
+
+
+@config.command("docs")
+def config_docs() -> None:
+    """Print the reference of all settings as Markdown."""
+    from parrot.config.reference import reference
+
+    click.echo(reference(), nl=False)
+
+
+@config.command("new-key")
+@click.argument("tenant")
+@json_option
+def config_new_key(tenant: str, *, as_json: bool) -> None:
+    """Make an API key for TENANT; the service keeps only its hash."""
+    from parrot.types.ids import NAME_PATTERN
+
+    if not NAME_PATTERN.match(tenant):
+        raise click.UsageError("a tenant's name is an identifier of at most 64 characters")
+    key = f"parrot-{secrets.token_urlsafe(32)}"
+    entry = f"{tenant}:{hashlib.sha256(key.encode()).hexdigest()}"
+    if as_json:
+        write_json({"key": key, "entry": entry})
+        return
+    say(
+        "give this key to the client (PARROT_API_KEY), and add to parrot.toml:\n\n"
+        f'[server]\nkeys = ["{entry}"]\n'
+    )
+    click.echo(key)
+
+
+def _toml(value: object) -> str:
+    if value is None:
+        return "(not set)"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, dict):
+        return (
+            "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items() if item is not None) + "}"
+        )
+    return f"[{', '.join(_toml(item) for item in value)}]" if isinstance(value, list | tuple) else str(value)
