@@ -1,1 +1,1 @@
-"""The HTTP service."""
+"""The HTTP service: FastAPI and uvicorn around the core's service."""

@@ -246,3 +246,5 @@ class Health(Answer):
     status: Literal["ok", "starting", "draining", "unavailable"]
     version: str
     detail: str | None = None
+    pid: int | None = None
+    """The service's process."""

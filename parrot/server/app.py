@@ -1,0 +1,129 @@
+"""The ASGI application around one service."""
+
+import asyncio
+import uuid
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+
+import parrot
+from parrot.core.service import Service
+from parrot.errors import NotFoundError, ParrotError, RequestError
+from parrot.ports.clock import Clock, SystemClock
+from parrot.server.bodies import BodyLimits
+from parrot.server.config import ServerConfig
+from parrot.server.edge import Edge
+from parrot.server.metrics import Metrics
+from parrot.server.openapi import document
+from parrot.server.operation import OperationRoutes
+from parrot.server.routes import RouteConfig, SessionRoutes
+from parrot.server.streaming import StreamConfig
+from parrot.types.ids import IdSource
+
+DESCRIPTION = "A server for LLM applications: semantic variables, application graphs, shared prefixes."
+
+
+class ParrotApp(FastAPI):
+    """The application; `service` is what it serves.
+
+    Setting `closing` makes streams end and long polls answer at once.
+    """
+
+    def __init__(self, service: Service, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.service = service
+        self.closing = asyncio.Event()
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, made on first use."""
+        if self.openapi_schema is None:
+            self.openapi_schema = document(self)
+        return self.openapi_schema
+
+
+def _random_hex() -> str:
+    return uuid.uuid4().hex
+
+
+def create_app(
+    service: Service,
+    config: ServerConfig,
+    *,
+    clock: Clock | None = None,
+    fresh: IdSource = _random_hex,
+) -> ParrotApp:
+    """The HTTP application for `service`, which is started and closed by the caller."""
+    clock = clock or SystemClock()
+    app = ParrotApp(
+        service,
+        title="Parrot",
+        version=parrot.__version__,
+        description=DESCRIPTION,
+        docs_url=None,  # these pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    metrics = Metrics(service)
+    routes = _route_config(service, config, app.closing, clock)
+    app.router.routes += SessionRoutes(service, routes).routes()
+    app.router.routes += OperationRoutes(service, metrics).routes()
+    app.add_exception_handler(HTTPException, _routing_failed)
+    app.add_middleware(
+        Edge,
+        config=config,
+        max_body_bytes=routes.submission.max_bytes,
+        metrics=metrics,
+        clock=clock,
+        fresh=fresh,
+    )
+    return app
+
+
+def _route_config(
+    service: Service, config: ServerConfig, closing: asyncio.Event, clock: Clock
+) -> RouteConfig:
+    limits = service.limits_view()
+    batch_bytes, value_bytes = int(limits["max_batch_bytes"]), int(limits["max_value_bytes"])
+
+    def bodies(max_bytes: int) -> BodyLimits:
+        return BodyLimits(
+            max_bytes=min(max_bytes, batch_bytes),
+            max_depth=int(limits["max_json_depth"]),
+            max_keys=int(limits["max_json_keys"]),
+            timeout_s=config.body_timeout_s,
+        )
+
+    return RouteConfig(
+        submission=bodies(batch_bytes),
+        value=bodies(6 * value_bytes + 1024),  # a character of a value may be written as \u1234
+        small=bodies(int(limits["max_call_bytes"])),
+        streams=StreamConfig(
+            heartbeat_s=config.heartbeat_s,
+            max_stream_s=limits["max_stream_s"],
+            closing=closing,
+            clock=clock,
+        ),
+        max_wait_s=limits["max_wait_s"],
+        closing=closing,
+    )
+
+
+async def _routing_failed(request: Request, error: Exception) -> Response:
+    """Turn what the router raises into an error of ours; the edge answers it."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 405:
+        allow = _allowed_methods(request)
+        message = f"this route takes {allow}"
+        raise RequestError(message, code="method_not_allowed", data={"allow": allow}) from None
+    if status == 404:
+        raise NotFoundError("no such route", code="no_route") from None
+    raise ParrotError("the service hit a fault of its own") from error
+
+
+def _allowed_methods(request: Request) -> str:
+    matching = [r for r in request.app.router.routes if r.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in matching for method in route.methods or ()}))

@@ -1,0 +1,98 @@
+"""The OpenAPI document: routes read their bodies themselves, so what they take is described here."""
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import Response
+
+from parrot.wire.answers import ErrorEnvelope
+from parrot.wire.requests import CancelRequest, SessionCreate, SetVariable, SubmitCalls
+
+REF_TEMPLATE = "#/components/schemas/{model}"
+REQUEST_MODELS: tuple[type[BaseModel], ...] = (SessionCreate, SubmitCalls, SetVariable, CancelRequest)
+
+QUERY_FIELDS: dict[str, dict[str, object]] = {
+    "limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
+    "after": {"type": "string"},
+    "wait": {"type": "number", "minimum": 0, "default": 0},
+    "objective": {"type": "string", "enum": ["latency", "throughput"]},
+}
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class DirectRoute(APIRoute):
+    """A route whose endpoint takes the request and gives the answer, with nothing in between.
+
+    FastAPI describes it. Bodies are decoded strictly by `parrot.server.bodies`; dependencies are not used.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The endpoint itself."""
+        return self.endpoint
+
+
+def describe(
+    path: str,
+    handler: Handler,
+    method: str,
+    answer: type[BaseModel] | None,
+    *,
+    status: int = 200,
+    body: type[BaseModel] | None = None,
+    query: tuple[str, ...] = (),
+    headers: tuple[str, ...] = (),
+    stream: bool = False,
+) -> DirectRoute:
+    """A route and its description."""
+    parameters: list[dict[str, object]] = [
+        {"name": piece[1:-1], "in": "path", "required": True, "schema": {"type": "string"}}
+        for piece in path.split("/")
+        if piece.startswith("{")
+    ]
+    parameters += [{"name": name, "in": "query", "schema": QUERY_FIELDS[name]} for name in query]
+    parameters += [{"name": name, "in": "header", "schema": {"type": "string"}} for name in headers]
+    extra: dict[str, object] = {"parameters": parameters} if parameters else {}
+    if body is not None:
+        schema = {"$ref": REF_TEMPLATE.format(model=body.__name__)}
+        extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    failure: dict[str, Any] = {"model": ErrorEnvelope, "description": "The request was refused"}
+    responses: dict[int | str, dict[str, Any]] = {
+        "4XX": failure,
+        "5XX": {**failure, "description": "The service cannot answer"},
+    }
+    if stream:
+        responses[200] = {"description": "Server-sent events", "content": {"text/event-stream": {}}}
+    return DirectRoute(
+        path,
+        handler,
+        methods=[method],
+        response_model=answer,
+        response_class=Response if answer is None else _JsonResponse,
+        status_code=status,
+        responses=responses,
+        openapi_extra=extra,
+        summary=(handler.__doc__ or "").split(";")[0].split(".")[0],
+    )
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The whole document, request models among its components."""
+    text = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    _, definitions = models_json_schema(
+        [(m, "validation") for m in REQUEST_MODELS], ref_template=REF_TEMPLATE
+    )
+    text["components"]["schemas"].update(definitions["$defs"])
+    text["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    text["security"] = [{"key": []}]
+    return text
+
+
+class _JsonResponse(Response):
+    media_type = "application/json"

@@ -1,0 +1,131 @@
+"""What uvicorn's HTTP/1.1 protocol lacks: a deadline for headers, a bound on connections, our envelope for
+requests that cannot be parsed.
+"""
+
+import asyncio
+import uuid
+from typing import Any, ClassVar
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from parrot.errors import MalformedError, ParrotError, UnavailableError
+from parrot.server.config import ServerConfig
+from parrot.server.errors import envelope
+
+LINGER_S = 1.0
+"""A client that is still sending when it is refused may read the answer for so long."""
+
+REASONS = {400: "Bad Request", 503: "Service Unavailable"}
+
+
+class BoundedProtocol(H11Protocol):
+    """One connection. Make a subclass with `bounded_protocol`."""
+
+    header_timeout_s: ClassVar[float]
+    max_connections: ClassVar[int]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._header_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin, or refuse when there are too many connections."""
+        super().connection_made(transport)
+        self.transport = _LingeringTransport(transport, self)
+        if len(self.connections) > self.max_connections:
+            self._refuse(503, UnavailableError("too many connections", data={"retry_after_s": 1}))
+        else:
+            self._watch_headers()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what arrived; a request whose headers are not complete has a deadline."""
+        if self.transport.is_closing():  # lingering: what the client still sends is thrown away
+            return
+        super().data_received(data)
+        self._watch_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._stop_watching()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
+            self._refuse(400, MalformedError(msg, code="bad_header"))
+        self.transport.close()
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None:
+            cycle.disconnected = True
+            cycle.message_event.set()
+
+    def _watch_headers(self) -> None:
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            self._stop_watching()
+        elif self._header_timer is None:
+            self._header_timer = self.loop.call_later(self.header_timeout_s, self.transport.close)
+
+    def _stop_watching(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _refuse(self, status: int, error: ParrotError) -> None:
+        request_id = f"req_{uuid.uuid4().hex}"
+        body = envelope(error, request_id)
+        lines = [
+            f"HTTP/1.1 {status} {REASONS[status]}",
+            "content-type: application/json",
+            f"content-length: {len(body)}",
+            f"x-request-id: {request_id}",
+            "connection: close",
+            *(["retry-after: 1"] if status == 503 else []),
+        ]
+        self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+        self.transport.close()
+
+
+class _LingeringTransport(asyncio.Transport):
+    """A transport whose `close` lets a client that is still sending read its answer.
+
+    Closing a socket with unread data resets the connection (RFC 9112, section 9.6), and the answer is lost.
+    So the sending side is closed first, what comes is thrown away for a while, and then all is closed.
+    """
+
+    def __init__(self, transport: asyncio.Transport, protocol: BoundedProtocol) -> None:
+        super().__init__()
+        self._transport = transport
+        self._protocol = protocol
+        self._lingering = False
+        self.write = transport.write  # type: ignore[method-assign]
+        self.get_extra_info = transport.get_extra_info  # type: ignore[method-assign]
+
+    def is_closing(self) -> bool:
+        return self._lingering or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self.is_closing():
+            return
+        if self._protocol.conn.their_state in (h11.SEND_BODY, h11.ERROR) and self._transport.can_write_eof():
+            self._lingering = True
+            self._transport.write_eof()
+            self._transport.resume_reading()
+            self._protocol.loop.call_later(LINGER_S, self._transport.close)
+        else:
+            self._transport.close()
+
+    def pause_reading(self) -> None:
+        if not self.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self.is_closing():
+            self._transport.resume_reading()
+
+
+def bounded_protocol(config: ServerConfig) -> type[BoundedProtocol]:
+    """The protocol with a configuration's bounds; uvicorn takes a class."""
+    bounds = {"header_timeout_s": config.header_timeout_s, "max_connections": config.max_connections}
+    return type("ConfiguredProtocol", (BoundedProtocol,), bounds)

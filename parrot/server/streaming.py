@@ -1,0 +1,168 @@
+"""Server-sent events over HTTP (WHATWG HTML, section 9.2), with heartbeats, a time limit, and a bound on what
+a slow reader can make us keep.
+"""
+
+import asyncio
+import traceback
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from parrot.core.service import StreamItem
+from parrot.errors import ParrotError
+from parrot.ports.clock import Clock
+from parrot.server.disconnects import cancel_all, disconnected
+from parrot.server.errors import internal_error
+from parrot.server.logs import log
+from parrot.server.parameters import REQUEST_ID
+from parrot.wire.errors import to_body
+
+FIRST_EVENT_GRACE_S = 1.0
+"""An error that comes within this, before any event, is an ordinary HTTP error; then the answer begins."""
+
+HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamConfig:
+    """How streams are kept alive and ended."""
+
+    heartbeat_s: float
+    """A comment is sent every so often."""
+    max_stream_s: float
+    """A stream ends after this; the client resumes."""
+    closing: asyncio.Event
+    """Set when the service shuts down: streams end."""
+    clock: Clock
+
+
+class EventStream(Response):
+    """An answer that sends the items of a generator as they come.
+
+    The generator is closed as soon as the client leaves. While the client does not read, nothing is taken
+    from the generator; when it has not read for a whole heartbeat, the connection is dropped.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, items: AsyncGenerator[StreamItem, None], config: StreamConfig) -> None:
+        super().__init__()
+        self._items = items
+        self._config = config
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream; raises what the generator raises if nothing was sent before."""
+        writer = _Writer(send, request_id=scope[REQUEST_ID], patience_s=self._config.heartbeat_s)
+        pump = asyncio.ensure_future(self._pump(writer))
+        gone = asyncio.ensure_future(disconnected(receive))
+        closed = asyncio.ensure_future(self._config.closing.wait())
+        try:
+            finished = await self._supervise(writer, pump, gone, closed)
+        finally:
+            await cancel_all(pump, gone, closed)
+        if finished:
+            await writer.end()
+
+    async def _pump(self, writer: "_Writer") -> None:
+        async with aclosing(self._items) as items:
+            try:
+                async for item in items:
+                    await writer.event(item.event, item.data, item.event_id)
+            except ParrotError as error:
+                if not writer.started:
+                    raise
+                await writer.error(error)
+            except Exception:
+                if not writer.started:
+                    raise
+                # The headers are out, so only an event can still tell the client.
+                log.error("stream failed", request_id=writer.request_id, trace=traceback.format_exc())
+                await writer.error(internal_error())
+
+    async def _supervise(
+        self,
+        writer: "_Writer",
+        pump: "asyncio.Future[None]",
+        gone: "asyncio.Future[None]",
+        closed: "asyncio.Future[Any]",
+    ) -> bool:
+        """Return when the stream is over: whether its end can still be sent."""
+        clock = self._config.clock
+        ends_s = clock.now_s() + self._config.max_stream_s
+        timeout_s = FIRST_EVENT_GRACE_S
+        while True:
+            done, _ = await asyncio.wait(
+                (pump, gone, closed), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if pump in done:
+                pump.result()
+                return True
+            if gone in done:
+                return False
+            left_s = ends_s - clock.now_s()
+            if closed in done or left_s <= 0:
+                return not writer.sending
+            if not await writer.beat():
+                return False
+            timeout_s = min(self._config.heartbeat_s, left_s)
+
+
+class _Writer:
+    """Puts events on one connection, one at a time."""
+
+    def __init__(self, send: Send, *, request_id: str, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self.request_id = request_id
+        self.started = False
+        self._send = send
+        self._lock = asyncio.Lock()
+        self._num_sent = 0
+        self._num_sent_at_beat = -1
+
+    @property
+    def sending(self) -> bool:
+        """Whether something waits for the client to read."""
+        return self._lock.locked()
+
+    async def event(self, event: str, data: Mapping[str, object], event_id: str | None) -> None:
+        text = msgspec.json.encode(data).decode()
+        await self._write(format_sse_event(event=event, data_str=text, id=event_id))
+
+    async def error(self, error: ParrotError) -> None:
+        body = to_body(error, request_id=self.request_id)
+        await self._write(format_sse_event(event="error", data_str=body.model_dump_json()))
+
+    async def beat(self) -> bool:
+        """Send a comment; False when the client has read nothing since the last one."""
+        if self.sending:
+            stalled = self._num_sent == self._num_sent_at_beat
+            self._num_sent_at_beat = self._num_sent
+            return not stalled
+        self._num_sent_at_beat = -1
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await self._write(KEEPALIVE_COMMENT)
+        except TimeoutError:
+            return False
+        return True
+
+    async def end(self) -> None:
+        await self._write(b"", more=False)
+
+    async def _write(self, data: bytes, *, more: bool = True) -> None:
+        async with self._lock:
+            if not self.started:
+                self.started = True
+                await self._send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
+            await self._send({"type": "http.response.body", "body": data, "more_body": more})
+            self._num_sent += 1

@@ -1,0 +1,111 @@
+"""Bodies, over the application: what is not a JSON object of the right shape never reaches the service."""
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from server_fakes import SID, Exchange, FakeService, app_of, client_of
+from starlette.types import Message
+
+from parrot.core.limits import Limits
+from parrot.server.config import ServerConfig
+
+VARIABLE = f"/v1/sessions/{SID}/variables/x"
+JSON = "application/json"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "status", "code"),
+    [
+        (JSON, b"{", 400, "bad_json"),
+        (JSON, b"", 400, "bad_json"),
+        (JSON, b'{"value": "\xff"}', 400, "not_utf8"),
+        (JSON, '{"value": "v"}'.encode("utf-16"), 400, "not_utf8"),
+        (JSON, b"[]", 422, "invalid"),
+        (JSON, b'{"value": "v", "vlaue": 1}', 422, "unknown_field"),
+        (JSON, b'{"value": 5}', 422, "invalid"),
+        (JSON, b"[" * 100_000, 400, "too_deep"),
+        ("text/plain", b'{"value": "v"}', 415, "unsupported_media_type"),
+        ("application/json; charset=latin-1", b'{"value": "v"}', 415, "unsupported_media_type"),
+        ("multipart/form-data; boundary=x", b"--x--", 415, "unsupported_media_type"),
+        ("", b'{"value": "v"}', 415, "unsupported_media_type"),
+    ],
+)
+async def test_a_body_that_is_not_ours_is_refused(
+    content_type: str, body: bytes, status: int, code: str
+) -> None:
+    service = FakeService()
+    headers = {"Content-Type": content_type} if content_type else {}
+    async with client_of(app_of(service)) as client:
+        answer = await client.put(VARIABLE, content=body, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert service.asked == []
+
+
+async def test_a_compressed_body_is_refused_unread() -> None:
+    exchange = Exchange(VARIABLE, method="PUT", headers={"Content-Type": JSON, "Content-Encoding": "gzip"})
+
+    async def receive() -> Message:
+        raise AssertionError("the body was read")
+
+    await app_of(FakeService())(exchange.scope, receive, exchange.send)
+    assert exchange.status == 415
+
+
+async def test_an_announced_length_beyond_the_limit_is_refused_unread() -> None:
+    headers = {"Content-Type": JSON, "Content-Length": "10737418240"}
+    exchange = Exchange(VARIABLE, method="PUT", headers=headers)
+
+    async def receive() -> Message:
+        raise AssertionError("the body was read")
+
+    await app_of(FakeService())(exchange.scope, receive, exchange.send)
+    assert exchange.status == 413
+    assert (b"connection", b"close") in exchange.sent[0]["headers"]
+
+
+async def test_a_body_of_unknown_length_is_cut_off_at_the_limit() -> None:
+    sent = 0
+
+    async def pieces() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 1000
+            yield b"x" * 1000
+
+    service = FakeService(limits=Limits(max_batch_bytes=10_000))
+    exchange = Exchange(
+        VARIABLE, method="PUT", headers={"Content-Type": JSON, "Transfer-Encoding": "chunked"}
+    )
+    source = pieces()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": await anext(source), "more_body": True}
+
+    await app_of(service)(exchange.scope, receive, exchange.send)
+    assert exchange.status == 413
+    assert sent <= 11_000
+
+
+async def test_a_body_that_does_not_come_is_408() -> None:
+    headers = {"Content-Type": JSON, "Content-Length": "100"}
+    exchange = Exchange(VARIABLE, method="PUT", headers=headers)
+    first = True
+
+    async def receive() -> Message:
+        nonlocal first
+        if first:
+            first = False
+            return {"type": "http.request", "body": b"{", "more_body": True}
+        return await exchange.receive_never()
+
+    await app_of(FakeService(), ServerConfig(body_timeout_s=0.02))(exchange.scope, receive, exchange.send)
+    assert (exchange.status, json.loads(exchange.body)["error"]["code"]) == (408, "request_timeout")
+
+
+async def test_a_large_body_is_understood_too() -> None:
+    service = FakeService()
+    value = "é" * 300_000
+    async with client_of(app_of(service)) as client:
+        answer = await client.put(VARIABLE, json={"value": value})
+    assert answer.json()["value"] == value
