@@ -2,13 +2,10 @@
 
 import ast
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from project_files import ROOT, functions, python_files, shown, text_files, tree
+from project_files import functions, python_files, shown, text_files, tree
 
 MACHINE_PATH = re.compile(r"(?<![\w.$}\])-])/" + r"(?:root|home|tmp|work|opt)/[a-z.]")
 """A path that exists on somebody's machine only."""
@@ -138,36 +135,3 @@ def _is_sentence(node: ast.stmt | None) -> bool:
         and isinstance(node.value.value, str)
         and node.value.value.rstrip().endswith((".", "!", ")"))
     )
-
-
-def test_modules_and_functions_keep_to_their_size() -> None:
-    done = subprocess.run(
-        [sys.executable, "tools/check_size.py"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout
-
-
-@pytest.mark.parametrize(
-    ("source", "complaint"),
-    [
-        ("x = 1\n" * 451, "451 lines of code (limit 450)"),
-        ('"""A docstring,\nof two lines."""\n# a comment\n\n' + "x = 1\n" * 450, None),
-        ("def f():\n" + "    x = 1\n" * 41, "41 statements (limit 40)"),
-        ('def f():\n    """Says."""\n' + "    x = 1\n" * 40, None),
-    ],
-    ids=["long module", "module at its limit", "long function", "function at its limit"],
-)
-def test_the_size_check_counts_code_and_nothing_else(
-    source: str, complaint: str | None, tmp_path: Path
-) -> None:
-    module = tmp_path / "measured.py"
-    module.write_text(source, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "tools/check_size.py", str(module)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == (1 if complaint else 0), done.stderr
-    assert complaint is None or complaint in done.stdout
