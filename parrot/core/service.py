@@ -100,6 +100,7 @@ class Service:
         """Rebuild open sessions from the store, begin to start the engines, take requests."""
         await self._keeper.recover()
         self._main = asyncio.create_task(self._run(), name="parrot-service")
+        self._main.add_done_callback(_log_end)
 
     async def wait_ready(self) -> None:
         """Return when an engine is up; raise why when none can be."""
@@ -336,6 +337,8 @@ class Service:
         """Whether calls can be taken now."""
         if self._draining:
             return Health(status="draining", version=self._version, detail="shutting down")
+        if self._main is None or self._main.done():
+            return Health(status="unavailable", version=self._version, detail="the service is not running")
         if self._journal.failure is not None:
             return Health(status="unavailable", version=self._version, detail=self._journal.failure.message)
         members = self._fleet.members.values()
@@ -391,6 +394,11 @@ class Service:
 
     def _call_ids(self, session: Session, refs: tuple[str, ...]) -> tuple[CallId, ...]:
         return tuple(self._keeper.call_id(session, ref) for ref in refs)
+
+
+def _log_end(main: asyncio.Task[None]) -> None:
+    if not main.cancelled() and main.exception() is not None:
+        logger.critical("the service has stopped by a fault of its own", exc_info=main.exception())
 
 
 def _check_settable(variable: Variable | None, value: str) -> None:

@@ -70,7 +70,7 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Schedule whenever something became ready or an engine came up."""
-        wake = self._runtime.fleet.changed
+        wake = self._runtime.fleet.wake_scheduler
         async with asyncio.TaskGroup() as group:
             while True:
                 await wake.wait()
@@ -90,7 +90,7 @@ class Dispatcher:
             record.ready_at = now
             self._new[call_id] = self.active[call_id] = (session, record)
         if self._new:
-            self._runtime.fleet.changed.set()
+            self._runtime.fleet.wake_scheduler.set()
 
     def lower_call(self, session: Session, record: CallRecord, model: Model) -> None:
         """Lower a call to its program, once its model's tokenizer is known."""
@@ -199,7 +199,7 @@ class Dispatcher:
             self.fail(session, [record.call_id], to_failure(error))
         else:
             self._enqueue(session, record, model)
-            self._runtime.fleet.changed.set()
+            self._runtime.fleet.wake_scheduler.set()
 
     def _prepared(self, call_id: CallId, _: asyncio.Task[None]) -> None:
         self._preparing.pop(call_id, None)

@@ -61,8 +61,8 @@ class Fleet:
         self.index = PrefixIndex()
         self.models: dict[str, Model] = {}
         """Every model that an engine has served since the service began; it stays when the engine is lost."""
-        self.changed = asyncio.Event()
-        """Set when an engine came up, went, or gave up; the scheduler clears it."""
+        self.wake_scheduler = asyncio.Event()
+        """Set when a round may find something to do: a call became ready, an engine came up or went."""
         self._config = config
         self._clock = clock
         self._on_progress = on_progress
@@ -114,7 +114,7 @@ class Fleet:
         await self._bells.wait("changed")
 
     def _note_change(self) -> None:
-        self.changed.set()
+        self.wake_scheduler.set()
         self._bells.ring("changed")
 
     async def _start(self, member: Member) -> None:

@@ -13,7 +13,6 @@ from parrot.core.sessions import Session
 from parrot.errors import GoneError, NotFoundError, StoreError
 from parrot.ports.store import Appended, Store
 from parrot.types.events import (
-    CallFinished,
     Failure,
     SessionClosed,
     VariableFailed,
@@ -85,8 +84,6 @@ class Keeper:
                 if session is not None:
                     session.uncommitted.discard(event.variable_id)
                 forget_live(self._runtime, event.variable_id)
-            case CallFinished():
-                self._runtime.bells.ring(event.session_id)
             case _:
                 return
 
@@ -182,7 +179,6 @@ class Keeper:
     def _wake_readers(self, session: Session) -> None:
         for variable_id in session.graph.variables:
             forget_live(self._runtime, variable_id)
-        self._runtime.bells.ring(session.session_id)
 
 
 def _gone_code(reason: Reason) -> str:

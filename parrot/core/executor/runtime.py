@@ -23,7 +23,7 @@ class Runtime:
     fleet: Fleet
     journal: Journal
     bells: Bells = field(default_factory=Bells)
-    """Rung by variable id when it changes, and by session id when the session does."""
+    """Rung by variable id when there is more of it."""
     live: LiveTexts = field(default_factory=LiveTexts)
     tokens: TokenCache = field(default_factory=TokenCache)
     counters: Counter[str] = field(default_factory=Counter)
