@@ -23,6 +23,9 @@ from parrot.types.ids import CallId, SessionId, TenantId
 MAX_TOMBSTONES = 100_000
 """Closed sessions whose owner is told that they were there."""
 
+PURGE_INTERVAL_S = 60.0
+"""How often logs of sessions that were closed long ago are forgotten."""
+
 Reason = Literal["deleted", "expired"]
 
 logger = logging.getLogger(__name__)
@@ -39,6 +42,7 @@ class Keeper:
         """Open sessions, oldest first."""
         self._tombstones: OrderedDict[SessionId, tuple[TenantId, Reason]] = OrderedDict()
         self._due_changed = asyncio.Event()
+        self._purged_at = 0.0
 
     def add(self, session: Session) -> None:
         """A session was opened."""
@@ -124,6 +128,16 @@ class Keeper:
             elif session.deadline_at is not None and now >= session.deadline_at:
                 self._pass_deadline(session)
         self._time_out_calls(now)
+        await self._purge(now)
+
+    async def _purge(self, now: float) -> None:
+        if now - self._purged_at < PURGE_INTERVAL_S:
+            return
+        self._purged_at = now
+        try:
+            await self._store.purge(closed_before_wall_s=now - self._runtime.limits.retention_s)
+        except StoreError as error:
+            logger.warning("old sessions cannot be forgotten now: %s", error.message)
 
     async def _expire(self, session: Session) -> None:
         try:
