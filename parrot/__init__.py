@@ -1,7 +1,7 @@
 """Parrot: a server for LLM applications.
 
-The names below are what applications use; each is loaded when it is first asked for, so that `import parrot` stays
-quick.
+The names below are what applications use; each is loaded when it is first asked for, so that `import parrot`
+stays quick.
 """
 
 import importlib

@@ -9,7 +9,9 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 Message = MutableMapping[str, Any]
-ASGIApp = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+ASGIApp = Callable[
+    [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
+]
 """An ASGI 3 application: `app(scope, receive, send)`."""
 
 
