@@ -1,7 +1,7 @@
 """Events as JSON: one codec for the durable log and for the streams that clients read.
 
-An event's kind is its class's name in snake case (`call_placed`); its fields are the class's own. A field that is
-added later needs a default: then old logs can be read. A field that is not known any more is skipped.
+An event's kind is its class's name in snake case (`call_placed`); its fields are the class's own. A field
+that is added later needs a default: then old logs can be read. A field that is not known any more is skipped.
 """
 
 import re

@@ -1,0 +1,1 @@
+"""Alembic's migrations, each run in one transaction."""
