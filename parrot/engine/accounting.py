@@ -129,10 +129,13 @@ class ContextTree:
     def create(self, context_id: ContextId, *, parent: Context | None, start: int) -> Context:
         """A new held context that sees its parent's first `start` tokens; copies nothing.
 
+        It hangs below the ancestor that has the last of these tokens, which need not be the parent.
         `start` may lie beyond the parent's present length; nothing can be appended before it is reached.
         """
         if context_id in self._names:
             raise ValueError(f"context {context_id} exists")
+        while parent is not None and start <= parent.start:
+            parent = parent.parent
         if start < 0 or (parent is None and start):
             raise ValueError(f"a fork at token {start} of nothing")
         node = Context(context_id=context_id, parent=parent, start=start)
@@ -265,6 +268,8 @@ class ContextTree:
         if wanted > self.num_free:
             self.evict(wanted)
         assert context.num_users, "only a context in use grows"
+        self._tick += 1
+        context.last_used = self._tick
         self.num_free -= wanted
         self.num_owned += wanted
         context.num_blocks += wanted

@@ -13,12 +13,14 @@ nothing can wait in a circle.
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from typing import Literal, Protocol
 
 from parrot.engine.accounting import Context, ContextTree
-from parrot.errors import CallError, EngineError, ParrotError
+from parrot.errors import CallError, EngineError, InvalidError, ParrotError
 from parrot.ports.engine import (
     ContextRef,
     FillRequest,
@@ -131,7 +133,12 @@ class Batcher:
         return bool(self._running or self._queue)
 
     def submit(self, request: FillRequest | GenerateRequest) -> Work:
-        """Take a request, creating its context when it is new. Raises `EngineError` (`context_gone`)."""
+        """Take a request, creating its context when it is new.
+
+        Raises:
+            EngineError: `context_gone`.
+            InvalidError: the fork stands before the parent's first token.
+        """
         context = self.tree.find(request.context_id)
         if context is None:
             parent = self._parent(request.parent)
@@ -150,11 +157,8 @@ class Batcher:
 
     def cancel(self, work: Work) -> None:
         """Stop a request; its context keeps what it has."""
-        if work.stage == "ended":
-            return
-        if work.stage == "parked":
-            self._parked = {at: [w for w in works if w is not work] for at, works in self._parked.items()}
-        self._end(work)
+        if work.stage != "ended":
+            self._end(work)
 
     def free(self, context_ids: Iterable[ContextId], *, retain: bool) -> list[Work]:
         """Give up contexts. Returns the requests that end with `context_gone`: those on these contexts, and
@@ -177,8 +181,9 @@ class Batcher:
                 continue
             step.stepped.append(work)
             try:
-                budget = self._prefill(work, budget, step)
-                if work.stage == "running" and not work.num_pending and not self.tree.missing(work.context):
+                if work.num_pending or self.tree.missing(work.context):
+                    budget -= self._prefill(work, budget, step)
+                if self._has_prompt(work):
                     self._after_prompt(work, step)
             except ParrotError as error:
                 step.failed.append((work, error))
@@ -189,6 +194,8 @@ class Batcher:
         if reference is None:
             return None
         parent = self.tree.find(reference.context_id)
+        if reference.num_tokens < 0:
+            raise InvalidError("a fork stands before its parent's first token", param="parent.num_tokens")
         if parent is None or (parent.retained and parent.length < reference.num_tokens):
             raise context_gone(reference.context_id)
         return parent
@@ -233,9 +240,9 @@ class Batcher:
         promised = 0
         if self._queue:
             promised = sum(self._blocks_wanted(work) for work in self._running if work.num_pending)
-        while len(self._running) < self._max_batch and self.can_step and self._queue:
+        while self.can_step and self._queue and len(self._running) < self._max_batch:
             work = self._queue[0][2]
-            error = self._too_long(work)
+            error: ParrotError | None = self._too_long(work)
             wanted = self._blocks_wanted(work)
             if error is None and promised + wanted > self.tree.num_available:
                 if self._running:
@@ -275,24 +282,31 @@ class Batcher:
         )
 
     def _prefill(self, work: Work, budget: int, step: Step) -> int:
-        """Compute what was dropped, then the request's own tokens, as far as the budget and memory go."""
-        before = budget
-        for gap in self.tree.missing(work.context):
-            chunk = min(budget, gap.until - gap.context.num_computed)
-            until = gap.context.num_computed + chunk
-            if not chunk or not self._take(work, lambda c=gap.context, u=until: self.tree.recompute(c, u)):
+        """Compute what was dropped, then the request's own tokens, as far as the budget and memory go.
+
+        Returns how many tokens that were.
+        """
+        left = budget
+        gaps = self.tree.missing(work.context)
+        for gap in gaps:
+            until = min(gap.until, gap.context.num_computed + left)
+            chunk = until - gap.context.num_computed
+            if not chunk or not self._take(work, partial(self.tree.recompute, gap.context, until)):
                 break
-            budget -= chunk
-        else:
-            chunk = min(budget, work.num_pending)
+            left -= chunk
+        chunk = min(left, work.num_pending)
+        if chunk and work.stage == "running":
             tokens = work.request.token_ids[work.num_appended : work.num_appended + chunk]
-            if chunk and self._take(work, lambda: self.tree.append(work.context, tokens)):
-                budget -= chunk
+            if self._take(work, partial(self.tree.append, work.context, tokens)):
+                left -= chunk
                 work.num_appended += chunk
                 self._grown(work.context)
-        work.num_prefilled += before - budget
-        step.num_prefilled += before - budget
-        return budget
+        work.num_prefilled += budget - left
+        step.num_prefilled += budget - left
+        return budget - left
+
+    def _has_prompt(self, work: Work) -> bool:
+        return work.stage == "running" and not work.num_pending and not self.tree.missing(work.context)
 
     def _after_prompt(self, work: Work, step: Step) -> None:
         if isinstance(work.request, FillRequest):
@@ -381,7 +395,7 @@ class Batcher:
     def _drop_one(self, work: Work) -> bool:
         """Drop the KV of the context that was used longest ago and that `work` can do without."""
         lineage = work.context.lineage()
-        keep = {node: child.start - node.start for node, child in zip(lineage, lineage[1:], strict=False)}
+        keep = {node: child.start - node.start for node, child in pairwise(lineage)}
         keep[work.context] = len(work.context.token_ids)
         for node in sorted(self.tree.contexts(), key=lambda node: node.last_used):
             if node.num_users and self.tree.drop(node, keep=keep.get(node, 0)):
