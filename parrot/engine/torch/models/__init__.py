@@ -1,0 +1,1 @@
+"""The model families that have code of their own."""

@@ -1,0 +1,58 @@
+"""Runs planned chunks through the model."""
+
+from collections.abc import Sequence
+
+import torch
+
+from parrot.engine.torch.attention import Attention
+from parrot.engine.torch.batcher import Chunk
+from parrot.engine.torch.contexts import ContextTree
+from parrot.engine.torch.kv_cache import KvCache
+from parrot.engine.torch.models.llama import LlamaModel
+from parrot.engine.torch.step_input import QueryRows, StepInput, build_step_input
+
+
+class Runner:
+    """The model, the cache and the attention between them."""
+
+    def __init__(
+        self,
+        *,
+        model: LlamaModel,
+        cache: KvCache,
+        tree: ContextTree,
+        attention: Attention,
+        device: torch.device,
+    ) -> None:
+        self._model = model
+        self._cache = cache
+        self._tree = tree
+        self._attention = attention
+        self._device = device
+
+    @torch.inference_mode()
+    def run(self, chunks: Sequence[Chunk]) -> torch.Tensor:
+        """Compute the chunks' KV into the cache; returns the logits of those that want them, in order.
+
+        Running a chunk again gives the same: nothing else is changed.
+        """
+        return self._compute(build_step_input(chunks, self._tree, self._cache, self._device))
+
+    @torch.inference_mode()
+    def warm_up(self, num_tokens: int) -> None:
+        """Run tokens that leave no trace, so that the first request does not pay for lazy set-up."""
+        rows = QueryRows(first=0, num_rows=num_tokens, spans=(), sees_itself=True)
+        self._compute(
+            StepInput(
+                token_ids=torch.zeros(num_tokens, dtype=torch.int64, device=self._device),
+                positions=torch.arange(num_tokens, device=self._device),
+                slots=torch.full((num_tokens,), self._cache.scratch_slot, device=self._device),
+                rows=(rows,),
+                logit_rows=torch.tensor([num_tokens - 1], device=self._device),
+            )
+        )
+
+    def _compute(self, step: StepInput) -> torch.Tensor:
+        self._attention.begin(step)
+        hidden = self._model.forward(step.token_ids, step.positions, self._attention.attend)
+        return self._model.logits(hidden[step.logit_rows])

@@ -1,0 +1,77 @@
+"""Logits to tokens, for all requests of a step at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from parrot.types.sampling import Sampling
+
+
+@dataclass(slots=True, kw_only=True)
+class Choice:
+    """How one request's next token is chosen."""
+
+    sampling: Sampling
+    generator: torch.Generator
+    """The request's own, on the CPU; one number is drawn for each token, so a seed gives the same text in
+    any batch."""
+    num_generated: int = 0
+
+    @property
+    def heeds_eos(self) -> bool:
+        """End of sequence may come now."""
+        return not self.sampling.ignore_eos and self.num_generated >= self.sampling.min_tokens
+
+
+class Sampler:
+    """Chooses tokens; knows the vocabulary's size and the end-of-sequence ids."""
+
+    def __init__(self, *, vocab_size: int, eos_ids: Sequence[int], device: torch.device) -> None:
+        self._vocab_size = vocab_size
+        eos = [token_id for token_id in eos_ids if token_id < vocab_size]
+        self._eos = torch.tensor(eos, dtype=torch.int64, device=device)
+        self._device = device
+
+    def sample(self, logits: torch.Tensor, choices: Sequence[Choice]) -> list[int | None]:
+        """One token for each row of `logits` ([requests, vocabulary], any float type, may be overwritten).
+
+        None stands for a row with numbers that are not finite. End-of-sequence tokens cannot be chosen while
+        they are not heeded, nor ids for which the tokenizer has no token.
+        """
+        logits = logits[:, : self._vocab_size].float()
+        finite = torch.isfinite(logits).all(dim=1)
+        deaf = [row for row, choice in enumerate(choices) if not choice.heeds_eos]
+        if deaf and self._eos.numel():
+            rows = torch.tensor(deaf, device=self._device)
+            logits[rows[:, None], self._eos] = float("-inf")
+        tokens = logits.argmax(dim=1)
+        drawn = [row for row, choice in enumerate(choices) if choice.sampling.temperature > 0]
+        if drawn:
+            rows = torch.tensor(drawn, device=self._device)
+            tokens[rows] = self._draw(logits[rows], [choices[row] for row in drawn])
+        return [token if good else None for token, good in zip(tokens.tolist(), finite.tolist(), strict=True)]
+
+    def _draw(self, logits: torch.Tensor, choices: Sequence[Choice]) -> torch.Tensor:
+        """Temperature, then top-k, top-p and min-p, then a draw by the inverse of the distribution."""
+
+        def column(values: Sequence[float]) -> torch.Tensor:
+            return torch.tensor(values, dtype=torch.float32, device=self._device)[:, None]
+
+        temperature = column([choice.sampling.temperature for choice in choices])
+        top_k = column([choice.sampling.top_k or self._vocab_size for choice in choices])
+        top_p = column([choice.sampling.top_p for choice in choices])
+        min_p = column([choice.sampling.min_p for choice in choices])
+        uniform = column([float(torch.rand((), generator=choice.generator)) for choice in choices])
+        scaled = (logits - logits.amax(dim=1, keepdim=True)) / temperature
+        probabilities, order = torch.softmax(scaled, dim=1).sort(dim=1, descending=True, stable=True)
+        rank = torch.arange(self._vocab_size, device=self._device)
+        probabilities = probabilities.masked_fill(rank >= top_k, 0.0)
+        before = probabilities.cumsum(dim=1) - probabilities
+        mass = probabilities.sum(dim=1, keepdim=True)
+        outside = (before >= top_p * mass) & (rank > 0)
+        outside |= probabilities < min_p * probabilities[:, :1]
+        cumulated = probabilities.masked_fill(outside, 0.0).cumsum(dim=1)
+        target = uniform * cumulated[:, -1:]
+        index = torch.searchsorted(cumulated, target, right=True).clamp(max=self._vocab_size - 1)
+        return order.gather(1, index).squeeze(1)

@@ -1,0 +1,215 @@
+"""From a config to the parts of an engine: weights, KV memory, step loop."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from parrot.engine.torch.attention import Attention, ReferenceAttention
+from parrot.engine.torch.batcher import Batcher
+from parrot.engine.torch.config import TorchConfig
+from parrot.engine.torch.contexts import ContextTree
+from parrot.engine.torch.kv_cache import KvCache, KvShape
+from parrot.engine.torch.loader import WeightFiles, bad_model, hash_model
+from parrot.engine.torch.models.llama import LlamaModel
+from parrot.engine.torch.models.shape import ModelShape, read_shape
+from parrot.engine.torch.runner import Runner
+from parrot.engine.torch.sampler import Sampler
+from parrot.engine.torch.step_loop import Report, StepLoop
+from parrot.engine.torch.tokenizer import TorchTokenizer, load_tokenizer
+from parrot.errors import ConfigError, EngineError
+from parrot.ports.engine import Capabilities, EngineInfo, Progress
+from parrot.types.ids import EngineId
+
+_CPU_SHARE = 0.25
+"""Share of the free memory that KV takes on a CPU, unless it is told; the service needs some as well."""
+_CUDA_SHARE = 0.9
+_CUDA_RESERVE_BYTES = 1 << 30
+"""Left for the activations of a step."""
+_WARM_UP_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """A loaded model and what runs it."""
+
+    config: TorchConfig
+    shape: ModelShape
+    tokenizer: TorchTokenizer
+    model: LlamaModel
+    runner: Runner
+    tree: ContextTree
+    kv_shape: KvShape
+    device: torch.device
+    context_tokens: int
+    model_hash: str
+
+    def info(self, engine_id: EngineId) -> EngineInfo:
+        """What is fixed about the engine."""
+        config = self.config
+        dtype = str(self.kv_shape.dtype).removeprefix("torch.")
+        return EngineInfo(
+            engine_id=engine_id,
+            kind="torch",
+            model=config.served_name or Path(config.model_dir).resolve().name,
+            model_hash=self.model_hash,
+            device=str(self.device),
+            dtype=dtype,
+            num_parameters=self.model.num_parameters,
+            context_tokens=self.context_tokens,
+            block_tokens=config.block_tokens,
+            num_blocks=self.tree.pool.num_blocks,
+            block_bytes=self.kv_shape.block_bytes,
+            max_batch=config.max_batch,
+            capabilities=Capabilities(),
+            description=(
+                f"{self.shape.family} on torch {torch.__version__}, {config.attention} attention, "
+                f"{config.num_threads or torch.get_num_threads()} threads"
+            ),
+        )
+
+    def step_loop(self, report: Callable[[Report], None]) -> StepLoop:
+        """The loop over these parts; made once."""
+        config = self.config
+        batcher = Batcher(
+            tree=self.tree,
+            max_batch=config.max_batch,
+            step_tokens=config.step_tokens,
+            context_tokens=self.context_tokens,
+        )
+        vocab_size = min(self.shape.vocab_size, self.tokenizer.vocab_size)
+        return StepLoop(
+            batcher=batcher,
+            runner=self.runner,
+            sampler=Sampler(vocab_size=vocab_size, eos_ids=self.shape.eos_ids, device=self.device),
+            decoder=self.tokenizer,
+            eos_ids=self.shape.eos_ids,
+            vocab_size=self.shape.vocab_size,
+            context_tokens=self.context_tokens,
+            seed=config.seed,
+            num_threads=config.num_threads,
+            report=report,
+        )
+
+
+def build_parts(config: TorchConfig, progress: Progress) -> Parts:
+    """Load everything; blocks for seconds.
+
+    Raises:
+        ConfigError: `bad_model` or `bad_config`.
+        EngineError: `engine_start_failed`; not enough memory.
+    """
+    try:
+        return _build(config, progress)
+    except (RuntimeError, MemoryError) as error:
+        raise EngineError(f"the model could not be loaded: {error}", code="engine_start_failed") from error
+
+
+@torch.inference_mode()
+def _build(config: TorchConfig, progress: Progress) -> Parts:
+    progress("reading the model's config", None)
+    model_dir = Path(config.model_dir)
+    if not model_dir.is_dir():
+        raise bad_model(model_dir, "is not a directory")
+    shape = read_shape(model_dir)
+    tokenizer = load_tokenizer(config.model_dir)
+    device = _choose_device(config)
+    dtype = _choose_dtype(config, shape, device)
+    context_tokens = _choose_window(config, shape)
+    with WeightFiles(model_dir) as files:
+        model = LlamaModel(
+            files,
+            shape,
+            dtype=dtype,
+            device=device,
+            context_tokens=context_tokens,
+            on_progress=lambda fraction: progress("loading weights", fraction),
+        )
+    progress("allocating KV memory", None)
+    kv_shape = KvShape(
+        num_layers=shape.num_layers,
+        num_kv_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+        block_tokens=config.block_tokens,
+        dtype=dtype,
+    )
+    num_blocks = _choose_num_blocks(config, kv_shape, context_tokens, device)
+    tree = ContextTree(num_blocks, config.block_tokens)
+    cache = KvCache(kv_shape, num_blocks, device)
+    runner = Runner(
+        model=model, cache=cache, tree=tree, attention=_choose_attention(config, cache), device=device
+    )
+    progress("warming up", None)
+    runner.warm_up(min(_WARM_UP_TOKENS, context_tokens))
+    return Parts(
+        config=config,
+        shape=shape,
+        tokenizer=tokenizer,
+        model=model,
+        runner=runner,
+        tree=tree,
+        kv_shape=kv_shape,
+        device=device,
+        context_tokens=context_tokens,
+        model_hash=hash_model(model_dir, str(dtype)),
+    )
+
+
+def _choose_attention(config: TorchConfig, cache: KvCache) -> Attention:
+    return ReferenceAttention(cache)
+
+
+def _choose_device(config: TorchConfig) -> torch.device:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is cuda and torch finds no CUDA device", param="engine.device")
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(config.device)
+
+
+def _choose_dtype(config: TorchConfig, shape: ModelShape, device: torch.device) -> torch.dtype:
+    name = shape.dtype if config.dtype == "auto" else config.dtype
+    if name == "float16":
+        name = "bfloat16" if device.type == "cuda" else "float32"
+    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+
+
+def _choose_window(config: TorchConfig, shape: ModelShape) -> int:
+    wanted = config.context_tokens or shape.context_tokens
+    if wanted > shape.context_tokens:
+        raise ConfigError(
+            f"context_tokens {wanted} is more than the model's window of {shape.context_tokens}",
+            param="engine.context_tokens",
+        )
+    return wanted
+
+
+def _choose_num_blocks(
+    config: TorchConfig, kv_shape: KvShape, context_tokens: int, device: torch.device
+) -> int:
+    """Blocks for `kv_bytes`; when that is not told, for a share of what is free, and never more than a full
+    batch of full windows could use.
+    """
+    if config.kv_bytes is not None:
+        num_blocks = config.kv_bytes // kv_shape.block_bytes
+    else:
+        useful = config.max_batch * -(-context_tokens // config.block_tokens)
+        num_blocks = min(useful, _free_bytes(device) // kv_shape.block_bytes)
+    if num_blocks < 1:
+        raise ConfigError(
+            f"KV memory does not suffice for one block of {kv_shape.block_bytes} bytes",
+            param="engine.kv_bytes",
+        )
+    return num_blocks
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Memory that KV may take by default."""
+    if device.type == "cuda":
+        free, _total = torch.cuda.mem_get_info(device)
+        return max(0, int(free * _CUDA_SHARE) - _CUDA_RESERVE_BYTES)
+    page = os.sysconf("SC_PAGE_SIZE")
+    known = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    return int(os.sysconf(known) * page * _CPU_SHARE)
