@@ -96,9 +96,9 @@ def __dir__() -> list[str]:
 def _start_embedded(
     *, model: str | None, engine: str | None
 ) -> AbstractAsyncContextManager[_embedding.ASGIApp]:
-    from parrot.assembly import embedded_app
-
-    return embedded_app(model=model, engine=engine)
+    """Loaded by name: modules below the assembly import this one."""
+    start: _embedding.StartEmbedded = importlib.import_module("parrot.assembly").embedded_app
+    return start(model=model, engine=engine)
 
 
 _embedding.provide(_start_embedded)

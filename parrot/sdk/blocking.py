@@ -7,6 +7,7 @@ waits for the method of the same name there.
 import functools
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
@@ -45,7 +46,7 @@ class _Driver:
         """The result of `work(*args, **kwargs)`; it is cancelled when the wait is interrupted."""
         self._check()
         call: Callable[[], Coroutine[Any, Any, V]] = functools.partial(work, *args, **kwargs)
-        future = self._portal.start_task_soon(call)
+        future: Future[V] = self._portal.start_task_soon(call)
         try:
             return future.result()
         except BaseException:

@@ -29,7 +29,7 @@ class NativeFunction(Generic[R]):
 
     def __init__(self, function: Callable[..., Any], name: str | None) -> None:
         functools.update_wrapper(self, function)
-        self.name: str = name or getattr(function, "__name__", "")
+        self.name = str(name or getattr(function, "__name__", ""))
         if not NAME_PATTERN.match(self.name):
             raise SemanticFunctionError(f"{self.name!r} cannot name a native function: give name=…")
         self._function = function

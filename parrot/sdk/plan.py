@@ -113,7 +113,7 @@ def compile_function(function: Callable[..., object], defaults: Defaults) -> Fun
     Raises:
         SemanticFunctionError: what is wrong, and where in the docstring or messages.
     """
-    name: str = defaults.name or getattr(function, "__name__", "")
+    name = str(defaults.name or getattr(function, "__name__", ""))
     if not NAME_PATTERN.match(name):
         raise SemanticFunctionError(
             f"{name!r} cannot name calls: give name=… with letters, digits and underscores (at most 64)"
