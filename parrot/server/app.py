@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 
-import parrot
 from parrot.core.service import Service
 from parrot.errors import NotFoundError, ParrotError, RequestError
 from parrot.ports.clock import Clock, SystemClock
@@ -61,7 +60,7 @@ def create_app(
     app = ParrotApp(
         service,
         title="Parrot",
-        version=parrot.__version__,
+        version=service.health().version,
         description=DESCRIPTION,
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,

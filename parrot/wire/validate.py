@@ -68,6 +68,8 @@ def validate(model: type[M], value: object) -> M:
 def _translated(body: object, fault: Mapping[str, Any]) -> ParrotError:
     kind, given = fault["type"], fault["input"]
     context = fault.get("ctx", {})
+    if kind == "too_long" and isinstance(given, str):
+        kind = "string_too_long"
     code = _code(kind, context)
     path = field_path(_find(body, fault["loc"], given, missing=kind == "missing"))
     said = _MESSAGE_OF_CODE.get(code) or _MESSAGE_OF_TYPE.get(kind, "has a value that is not allowed")
