@@ -55,9 +55,9 @@ async def build_engine(config: EngineConfig, engine_id: EngineId, progress: Prog
         progress("ready", 1.0)
         return ScriptedEngine(config, engine_id=engine_id)
     _need_torch()
-    from parrot.engine.torch.engine import start_engine
+    from parrot.engine.torch.engine import TorchEngine
 
-    return await start_engine(config, engine_id, progress)
+    return await TorchEngine.start(config, engine_id=engine_id, progress=progress)
 
 
 def start_here(config: EngineConfig, engine_id: EngineId) -> StartEngine:

@@ -194,8 +194,8 @@ class EngineCoreContract:
             assert filled == FillResult(num_tokens=20, num_prefilled=20)
             assert (output.end.reason, output.end.num_tokens, len(output.token_ids)) == ("length", 32, 5)
             assert output.end.num_prefilled >= 7
-            load = await driver.until(lambda load: load.num_owned_blocks == blocks(32))
-            assert load.num_decoded_tokens == 5
+            load = await driver.until(lambda load: load.num_decoded_tokens == 5)
+            assert load.num_owned_blocks == blocks(32)
             await driver.free(1)
             assert (await driver.idle()).num_cached_blocks == 0
 
@@ -483,7 +483,7 @@ class EngineContract(EngineCoreContract):
             await driver.fill(5, driver.ids(3 * BLOCK))
             await driver.until(lambda _: bool(driver.evicted))
             assert driver.evicted == [2]
-            assert driver.engine.load().num_evictions == 1
+            await driver.until(lambda load: load.num_evictions == 1)
             with pytest.raises(EngineError) as gone:
                 await driver.fill(6, driver.ids(3), parent=(2, 32))
             assert gone.value.code == "context_gone"
