@@ -58,8 +58,10 @@ class FileLock:
 
 
 def connect(path: Path, config: StoreConfig) -> Engine:
-    """An engine for a file that exists. A transaction of a connection with the option `write` holds the write lock from
-    its beginning, so that what it reads stays true until it commits.
+    """An engine for a file that exists.
+
+    A transaction of a connection with the option `write` holds the write lock from its beginning, so that
+    what it reads stays true until it commits.
     """
     url = URL.create("sqlite", database=path.absolute().as_uri(), query={"mode": "rw", "uri": "true"})
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": config.busy_timeout_s})
