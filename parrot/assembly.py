@@ -10,10 +10,9 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-import platformdirs
-
 from parrot import __version__
 from parrot.config import EngineSettings, Settings, load_settings
+from parrot.config.directories import model_cache
 from parrot.config.settings import ENGINE_KINDS
 from parrot.core.service import Service
 from parrot.engine.launch import start_here, start_in_process
@@ -179,16 +178,6 @@ def random_model(*, preset: str = DEFAULT_PRESET, on_progress: OnProgress | None
             if not (directory / "config.json").is_file():
                 raise
     return directory
-
-
-def model_cache() -> Path:
-    """Where models that Parrot makes by itself are kept."""
-    return platformdirs.user_cache_path("parrot") / "models"
-
-
-def data_directory() -> Path:
-    """Where `parrot serve` keeps its store unless told otherwise."""
-    return platformdirs.user_data_path("parrot")
 
 
 def fresh_hex() -> str:

@@ -187,7 +187,7 @@ def _port() -> Iterator[Check]:
 
 
 def _data() -> Iterator[Check]:
-    from parrot.assembly import data_directory, model_cache
+    from parrot.config.directories import data_directory, default_store, model_cache
 
     directory = data_directory()
     place = next(path for path in (directory, *directory.parents) if path.exists())
@@ -200,7 +200,7 @@ def _data() -> Iterator[Check]:
         fix=None if writable and free >= MIN_FREE_BYTES else "name a file elsewhere: parrot serve --db FILE",
     )
     yield Check(name="models", state="ok", detail=f"{model_cache()}")
-    yield _store(directory / "parrot.db")
+    yield _store(default_store())
 
 
 def _store(file: Path) -> Check:

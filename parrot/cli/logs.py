@@ -5,8 +5,6 @@ import sys
 
 import structlog
 
-LEVELS = ("debug", "info", "warning", "error")
-
 
 def configure_logs(level: str) -> None:
     """Send the logs of Parrot and of the libraries it uses to standard error, from `level` up.

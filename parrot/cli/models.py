@@ -7,7 +7,6 @@ import click
 
 from parrot.cli.failures import Invocation
 from parrot.cli.output import json_option, say, seconds, write_json, write_table
-from parrot.cli.phases import Phases
 from parrot.errors import ConfigError
 from parrot.ports.clock import SystemClock
 
@@ -29,6 +28,7 @@ def models_init(preset: str, directory: Path, *, seed: int, as_json: bool) -> No
 
     PRESET is one of those that `parrot models ls` lists.
     """
+    from parrot.cli.phases import Phases
     from parrot.engine.torch.init import init_model, list_presets
 
     if preset not in list_presets():
@@ -61,7 +61,7 @@ def models_init(preset: str, directory: Path, *, seed: int, as_json: bool) -> No
 @click.pass_obj
 def models_ls(_invocation: Invocation, directories: tuple[Path, ...], *, as_json: bool) -> None:
     """List presets, the models that Parrot made by itself, and the model directories in DIRECTORIES."""
-    from parrot.assembly import model_cache
+    from parrot.config.directories import model_cache
     from parrot.engine.torch.init import list_presets
 
     places = [model_cache(), *directories]

@@ -62,18 +62,29 @@ COMMANDS = {
 }
 
 
+def _set_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if isinstance(ctx.obj, Invocation):
+        ctx.obj.debug = value
+
+
 @click.group(
     cls=LazyGroup,
     members=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Settings: parrot.toml or PARROT_* variables; `parrot config show --origin` says which hold.",
 )
-@click.option("--debug", is_flag=True, envvar="PARROT_DEBUG", help="Show tracebacks and debug logs.")
+@click.option(
+    "--debug",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    envvar="PARROT_DEBUG",
+    callback=_set_debug,
+    help="Show tracebacks and debug logs.",
+)
 @click.version_option(__version__, "-V", "--version", prog_name="parrot", message="%(prog)s %(version)s")
-@click.pass_obj
-def cli(invocation: Invocation, *, debug: bool) -> None:
+def cli() -> None:
     """Parrot: a server for LLM applications."""
-    invocation.debug = debug
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -64,10 +64,11 @@ def _tree_fields() -> dict[str, Any]:
 
 @cache
 def _engine_model(kind: str) -> type[BaseModel]:
+    only: Any = Literal.__getitem__(kind)
     model: type[BaseModel] = create_model(
         f"{kind.title()}Engine",
         __config__=ConfigDict(extra="forbid", allow_inf_nan=False),
-        kind=(Literal.__getitem__(kind), ...),
+        kind=(only, ...),
         replicas=(Annotated[int, Field(ge=1, le=64)], 1),
         **_model_fields(ENGINE_KINDS[kind]),
     )

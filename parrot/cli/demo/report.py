@@ -1,0 +1,113 @@
+"""What the demo says at its end: what each way took, and what serving whole applications saved."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+
+from parrot.assembly import NOISE
+from parrot.cli.demo.applications import APPLICATIONS
+from parrot.cli.demo.measure import WAYS, Measured, Way
+
+COLUMNS = ("calls", "trips", "seconds", "prefilled", "shared", "generated")
+WIDTHS = (7, 7, 9, 11, 9, 11)
+ROW_TITLES: dict[Way, str] = {
+    "application": "as an application",
+    "cached": "single, cached",
+    "alone": "single, unshared",
+}
+
+
+def summarise(runs: Sequence[Measured]) -> dict[tuple[str, Way], Measured]:
+    """One result for each application and way: the run of median duration."""
+    found: dict[tuple[str, Way], Measured] = {}
+    for application in APPLICATIONS:
+        for way in WAYS:
+            same = sorted(
+                (run for run in runs if run.application == application.name and run.way == way),
+                key=lambda run: run.duration_s,
+            )
+            if same:
+                found[application.name, way] = same[(len(same) - 1) // 2]
+    return found
+
+
+def report_lines(runs: Sequence[Measured], *, noise: bool) -> Iterator[str]:
+    """The report, in 80 columns."""
+    results = summarise(runs)
+    yield _row("", COLUMNS)
+    for application in APPLICATIONS:
+        yield application.title
+        for way in WAYS:
+            run = results.get((application.name, way))
+            if run is not None:
+                yield _row(f"  {ROW_TITLES[way]}", _cells(run))
+    yield ""
+    for way in WAYS[1:]:
+        yield saved_line(results, way)
+    yield ""
+    repeats = len(runs) // max(1, len(results))
+    counted = f"medians of {repeats} runs each" if repeats > 1 else "one run each"
+    yield f"Same engine, prompts of the same length, same output lengths; {counted}, in this order."
+    yield "single, cached: a client's single requests; common prefixes are found all the same."
+    yield "single, unshared: single requests of which no two begin alike."
+    if noise:
+        yield f"The model is random: {NOISE}."
+
+
+def saved_line(results: dict[tuple[str, Way], Measured], way: Way) -> str:
+    """What all applications together saved against one of the other ways."""
+    ours, theirs = _total(results, "application"), _total(results, way)
+    faster = theirs["duration_s"] / ours["duration_s"] if ours["duration_s"] else 0.0
+    saved_s = theirs["duration_s"] - ours["duration_s"]
+    return (
+        f"saved against {ROW_TITLES[way]:<16}: {saved_s:.2f} s ({faster:.2f}x), "
+        f"{theirs['prefilled'] - ours['prefilled']:,.0f} tokens of prefill, "
+        f"{theirs['round_trips'] - ours['round_trips']:,.0f} round trips"
+    )
+
+
+def report_data(runs: Sequence[Measured]) -> dict[str, object]:
+    """The report as JSON values; `runs` has every run, in the order in which they were made."""
+    results = summarise(runs)
+    ours = _total(results, "application")
+    return {
+        "order": list(WAYS),
+        "runs": [_plain(run) for run in runs],
+        "total": {way: _total(results, way) for way in WAYS},
+        "saved": {
+            way: {key: round(value - ours[key], 6) for key, value in _total(results, way).items()}
+            for way in WAYS[1:]
+        },
+        "graphs": {
+            run.application: run.graph.model_dump(mode="json") for run in results.values() if run.graph
+        },
+    }
+
+
+def _row(title: str, cells: Sequence[str]) -> str:
+    return f"{title:<22}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True))
+
+
+def _cells(run: Measured) -> tuple[str, ...]:
+    return (
+        f"{run.num_calls:,}",
+        f"{run.num_round_trips:,}",
+        f"{run.duration_s:.2f}",
+        f"{run.num_prefilled_tokens:,}",
+        f"{run.num_shared_tokens:,}",
+        f"{run.num_output_tokens:,}",
+    )
+
+
+def _plain(run: Measured) -> dict[str, object]:
+    return {field.name: getattr(run, field.name) for field in fields(run) if field.name != "graph"}
+
+
+def _total(results: dict[tuple[str, Way], Measured], way: Way) -> dict[str, float]:
+    runs = [run for (_, its_way), run in results.items() if its_way == way]
+    return {
+        "duration_s": sum(run.duration_s for run in runs),
+        "round_trips": sum(run.num_round_trips for run in runs),
+        "prefilled": sum(run.num_prefilled_tokens for run in runs),
+        "shared": sum(run.num_shared_tokens for run in runs),
+        "generated": sum(run.num_output_tokens for run in runs),
+    }

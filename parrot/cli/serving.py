@@ -1,0 +1,179 @@
+"""What `parrot serve` does: from settings to a service that listens, until it is told to stop."""
+
+import asyncio
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from parrot import __version__
+from parrot.assembly import build_service, find_model
+from parrot.cli.output import say, seconds
+from parrot.cli.phases import Phases
+from parrot.config import Loaded, Settings, load_settings
+from parrot.config.directories import default_store
+from parrot.core.service import Service
+from parrot.errors import ConfigError, EngineError
+from parrot.ports.clock import Clock, SystemClock
+from parrot.server.app import create_app
+from parrot.server.run import serve as serve_app
+from parrot.wire.answers import EngineList, EngineView
+
+INSTALL_LINES = (
+    'pip install "parrot-llm[engine]"                          # with CUDA, the public index',
+    'pip install "parrot-llm[engine]" --extra-index-url https://download.pytorch.org/whl/cpu   # CPU alone',
+)
+COUNTDOWN_STEP_S = 1.0
+
+
+def serve_until_stopped(
+    options: Mapping[str, str | int | Path | None],
+    *,
+    files: tuple[Path, ...],
+    stop_after_s: float | None,
+    as_json: bool,
+) -> None:
+    """Serve with the options of the command line on top of the other settings.
+
+    Raises:
+        ConfigError: settings are wrong, the port is taken, or no engine can be started.
+        StoreError: the store cannot be opened.
+    """
+    loaded = load_settings(
+        _option_keys(options), files=files or None, defaults={"store.path": default_store()}
+    )
+    _warn(loaded)
+    if loaded.settings.store.path == default_store():
+        default_store().parent.mkdir(parents=True, exist_ok=True)
+    asyncio.run(_serve(loaded.settings, stop_after_s=stop_after_s, as_json=as_json))
+
+
+def _option_keys(options: Mapping[str, str | int | Path | None]) -> dict[str, object]:
+    """The options that were given, as dotted keys."""
+    keys: dict[str, object] = {
+        "server.host": options["host"],
+        "server.port": options["port"],
+        "store.path": options["db"],
+        "engines.main.replicas": options["replicas"],
+        "engines.main.device": options["device"],
+        "engines.main.served_name": options["name"],
+        "engines.main.kind": options["engine"],
+    }
+    model = options["model"]
+    if model is not None and options["engine"] != "scripted":
+        _require_torch()
+        keys["engines.main.kind"] = "torch"
+        keys["engines.main.model_dir"] = str(find_model(str(model)))
+    return {key: value for key, value in keys.items() if value is not None}
+
+
+def _require_torch() -> None:
+    if find_spec("torch") is None:
+        raise ConfigError(
+            "serving a model needs torch, which is not installed",
+            code="missing_extra",
+            data={"fix": "\n".join(INSTALL_LINES)},
+        )
+
+
+def _warn(loaded: Loaded) -> None:
+    for warning in loaded.warnings:
+        say(f"warning: {warning}")
+    if not loaded.settings.engines:
+        say(
+            "warning: no engine is configured, so calls will wait; "
+            "name one with --model DIR, or --engine scripted"
+        )
+
+
+async def _serve(settings: Settings, *, stop_after_s: float | None, as_json: bool) -> None:
+    clock, stop = SystemClock(), asyncio.Event()
+    with Phases(clock=clock) as phases:
+        service = await build_service(settings, on_progress=phases.show)
+        try:
+            await service.start()
+            app = create_app(service, settings.server, clock=clock)
+            listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            async with asyncio.TaskGroup() as group:
+                beside = [group.create_task(_greet(service, phases, listening, settings, as_json=as_json))]
+                if stop_after_s is not None:
+                    beside.append(group.create_task(_stop_later(clock, stop, stop_after_s)))
+                await serve_app(
+                    app,
+                    settings.server,
+                    on_ready=lambda host, port: listening.set_result(_address(host, port)),
+                    on_drain=lambda: beside.append(
+                        group.create_task(_count_down(clock, settings.server.drain_timeout_s))
+                    ),
+                    stop=stop,
+                )
+                for task in beside:
+                    task.cancel()
+        finally:
+            await service.close()
+    say("stopped")
+
+
+async def _greet(
+    service: Service, phases: Phases, listening: asyncio.Future[str], settings: Settings, *, as_json: bool
+) -> None:
+    """Say where the service listens, and what with, when an engine is up.
+
+    Raises:
+        ConfigError: no engine can be started as it is configured.
+    """
+    url = await listening
+    if as_json:
+        click.echo(json.dumps({"url": url, "pid": os.getpid(), "version": __version__}))
+    try:
+        if settings.engines:
+            await service.wait_ready()
+    except EngineError as error:
+        say(f"warning: {error.message}; trying again")
+    phases.close()
+    for line in banner(url, service.engines(), store=settings.store.path):
+        say(line)
+
+
+def banner(url: str, engines: EngineList, *, store: object) -> list[str]:
+    """The lines that greet a user: the API, how to look inside, the documentation, and each engine."""
+    return [
+        f"Parrot {__version__} serves {url}/v1  (process {os.getpid()}, state in {store})",
+        "graph   parrot sessions ls, then parrot sessions graph ID",
+        f"docs    {url}/openapi.json",
+        *(f"engine  {_engine_line(engine)}" for engine in engines.engines),
+    ]
+
+
+def _engine_line(engine: EngineView) -> str:
+    if engine.state != "up":
+        return f"{engine.engine_id} is {engine.state}"
+    size = f"{engine.num_parameters / 1e6:.0f} M parameters, {engine.dtype}"
+    memory = f"KV for {engine.kv_capacity_tokens:,} tokens"
+    return f"{engine.engine_id}: {engine.model} ({size}) on {engine.device}, {memory}"
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def _stop_later(clock: Clock, stop: asyncio.Event, delay_s: float) -> None:
+    await clock.sleep(delay_s)
+    stop.set()
+
+
+async def _count_down(clock: Clock, timeout_s: float) -> None:
+    """Tell how long the drain may still take; on a terminal in one line that changes each second."""
+    if not sys.stderr.isatty():
+        say(f"draining: running calls have {seconds(timeout_s)} to end")
+        return
+    for left in range(math.ceil(timeout_s), 0, -1):
+        click.echo(
+            f"\rdraining: {left:>3} s left for running calls; Ctrl-C again stops at once ", nl=False, err=True
+        )
+        await clock.sleep(COUNTDOWN_STEP_S)
