@@ -24,6 +24,7 @@ SESSIONS = Table(
     Column("last_seq", Integer, nullable=False),
     Column("closed_wall_s", Float),
     Column("purged", Boolean, nullable=False),
+    Index("sessions_by_close", "purged", "closed_wall_s"),
 )
 
 EVENTS = Table(

@@ -135,6 +135,7 @@ class StoreContract:
         await store.close()
 
     async def test_events_come_back_numbered_and_in_order(self, store: Store) -> None:
+        """Invariant S1."""
         first = await store.append([opened(), submitted()])
         second = await store.append([placed(1), ready(1), finished()])
         assert [item.seq for item in (*first.appended, *second.appended)] == [1, 2, 3, 4, 5]
@@ -155,6 +156,7 @@ class StoreContract:
         assert list(await store.load_session(SessionId("nobody's"))) == []
 
     async def test_the_first_resolution_wins(self, store: Store) -> None:
+        """Invariant S2."""
         await store.append([opened(), placed(1), ready(1, value="first")])
         outcome = await store.append([ready(1, value="second"), failed(1), finished()])
         assert outcome.dropped == (ready(1, value="second"), failed(1))
@@ -167,6 +169,7 @@ class StoreContract:
         assert [item.seq for item in outcome.appended] == [1, 2, 3]
 
     async def test_a_later_attempt_fences_off_an_earlier_one(self, store: Store) -> None:
+        """Invariant S3."""
         await store.append([opened(), placed(1), placed(2)])
         late = await store.append([ready(1), failed(1)])
         assert (late.appended, late.dropped) == ((), (ready(1), failed(1)))

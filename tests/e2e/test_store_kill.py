@@ -1,4 +1,4 @@
-"""A writing process is killed at random instants; what it had acknowledged is there, and nothing by half."""
+"""Invariant S4: a writing process is killed at random instants, and no acknowledged append is lost or torn."""
 
 import os
 import random

@@ -126,6 +126,7 @@ async def test_a_second_process_is_refused_and_told_who_has_it(path: Path) -> No
     "content", [b"", b"SQLite format 3\x00", b"hello\n" * 1000], ids=["empty", "cut", "text"]
 )
 async def test_a_file_that_is_no_store_is_refused_and_left_alone(path: Path, content: bytes) -> None:
+    """Invariant S5."""
     path.write_bytes(content)
     error = await refusal(path)
     assert error.code == "store_corrupt"

@@ -19,6 +19,7 @@ def upgrade() -> None:
         sa.Column("closed_wall_s", sa.Float),
         sa.Column("purged", sa.Boolean, nullable=False),
     )
+    op.create_index("sessions_by_close", "sessions", ["purged", "closed_wall_s"])
     op.create_table(
         "events",
         sa.Column("session_no", sa.Integer, sa.ForeignKey("sessions.session_no"), nullable=False),
