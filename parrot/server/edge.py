@@ -4,6 +4,7 @@ connection → Edge: request id · header rules · who is it → routing → rou
              Edge: error → envelope · access line · request histogram ← answer or error
 """
 
+import logging
 import traceback
 from typing import cast
 
@@ -101,14 +102,14 @@ class Edge:
         scope[HEADERS] = headers
 
     def _account(self, scope: Scope, answer: "_Answer", duration_s: float) -> None:
-        route = _route(scope)
-        self._metrics.observe(route, answer.status, duration_s)
-        if logger.isEnabledFor(20):
+        route, status = _route(scope), answer.status or STATUS_DISCONNECTED
+        self._metrics.observe(route, status, duration_s)
+        if logger.isEnabledFor(logging.INFO):
             log.info(
                 "request",
                 method=scope["method"],
                 route=route,
-                status=answer.status,
+                status=status,
                 ms=round(duration_s * 1000, 2),
                 request_id=answer.request_id,
             )

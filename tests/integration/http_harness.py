@@ -29,7 +29,7 @@ ANSWERS = {
     "#bomb": "a" * 50 + "!",
     "#placeholder": "{{x}} {{out}}",
     "#json": '{"a": [1, {"b/c": "é"}], "n": null}',
-    "#fenced": 'Here:\n```json\n{"a": 1}\n```\n',
+    "#fenced": '```json\n{"a": 1}\n```',
     "#text": "no JSON at all",
     "#truncated": '{"a": [1, 2',
     "#nan": '{"a": NaN}',
@@ -85,6 +85,19 @@ class Harness:
         view = await self.variable(sid, answer.json()["calls"][0]["outputs"][output]["variable_id"])
         await self.client.delete(f"/v1/sessions/{sid}")
         return view
+
+    async def check_canary(self) -> None:
+        """See that a well-behaved session gets its values."""
+        sid = await self.session(name="canary")
+        first = call("#text{{out}}", out={"output": {"variable": "a"}})
+        second = call("{{a}} #json{{out}}", a={"variable": "a"}, out={"output": {"variable": "b"}})
+        assert (await self.submit(sid, first, second)).status_code == 202
+        assert (await self.variable(sid, "a"))["value"] == "no JSON at all"
+        assert json.loads((await self.variable(sid, "b"))["value"])["n"] is None
+        assert (await self.client.delete(f"/v1/sessions/{sid}")).status_code == 204
+        assert (await self.client.get("/readyz")).status_code == 200
+        engine = (await self.client.get("/v1/engines")).json()["engines"][0]
+        assert (engine["state"], engine["num_restarts"]) == ("up", 0)
 
     async def raw(self, data: bytes, *, timeout_s: float = 5.0) -> bytes:
         """What the server says to bytes until it closes the connection."""

@@ -257,7 +257,7 @@ TEMPLATES = (
     ),
     _calls(58, "bad_placeholder", call("Say {{out}} {{a")),
     _calls(59, "bad_placeholder", call("Say {{7*7}} {{out}}")),
-    _calls(61, "bad_placeholder", call("{{" * 99_999 + "{{ {{out}}")),
+    _calls(61, "bad_placeholder", call("{{" * 100_001 + " {{out}}")),
     _calls(
         62,
         "too_many",

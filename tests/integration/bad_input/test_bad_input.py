@@ -5,23 +5,12 @@ import time
 
 import pytest
 from corpus import OUTCOMES, RAW, REFUSALS, Outcome, Raw, Refusal
-from http_harness import Harness, call, error_code
+from http_harness import Harness, error_code
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MAX_ANSWER_S = 2.0
 """Generous: the machine that runs the tests may be busy."""
-
-
-async def check_canary(service: Harness) -> None:
-    """A well-behaved session gets its values."""
-    sid = await service.session(name="canary")
-    first = call("#text{{out}}", out={"output": {"variable": "a"}})
-    second = call("{{a}} #json{{out}}", a={"variable": "a"}, out={"output": {"variable": "b"}})
-    assert (await service.submit(sid, first, second)).status_code == 202
-    assert (await service.variable(sid, "a"))["value"] == "no JSON at all"
-    assert json.loads((await service.variable(sid, "b"))["value"])["n"] is None
-    assert (await service.client.delete(f"/v1/sessions/{sid}")).status_code == 204
 
 
 @pytest.mark.parametrize("case", REFUSALS, ids=lambda case: case.row)
@@ -60,10 +49,8 @@ async def test_odd_input_that_is_allowed_has_its_outcome(case: Outcome, http_ser
 
 
 async def test_after_all_of_it_the_service_still_gives_its_values(http_service: Harness) -> None:
-    await check_canary(http_service)
-    assert (await http_service.client.get("/readyz")).status_code == 200
-    engine = (await http_service.client.get("/v1/engines")).json()["engines"][0]
-    assert (engine["state"], engine["num_restarts"]) == ("up", 0)
+    await http_service.check_canary()
+    assert http_service.service.health().status == "ok"
 
 
 async def test_every_row_of_the_corpus_has_its_own_name() -> None:

@@ -6,7 +6,9 @@ import time
 from typing import Any
 
 import pytest
-from http_harness import KEY_A, KEY_B, Harness, call, error_code, json_bytes, output
+from http_harness import KEY_A, KEY_B, Harness, call, error_code, json_bytes, output, running_service
+
+from parrot.core.limits import Limits
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -339,3 +341,35 @@ async def test_row_101_nested_beyond_bounds_is_refused(http_service: Harness) ->
         f"/v1/sessions/{sid}/calls", content=body, headers={"Content-Type": "application/json"}
     )
     assert (answer.status_code, error_code(answer)) == (400, "too_deep")
+
+
+async def test_row_64_an_outputs_placeholders_are_text_for_the_call_it_feeds(http_service: Harness) -> None:
+    sid = await http_service.session()
+    first = call("#placeholder{{out}}", out={"output": {"variable": "a"}})
+    quoted = {"type": "template", "text": "[{{value}}]"}
+    second = call("{{a}} #x{{out}}", a={"variable": "a"}, out={"output": {"transforms": [quoted]}})
+    accepted = (await http_service.submit(sid, first, second)).json()["calls"][1]["outputs"]["out"]
+    assert (await http_service.variable(sid, "a"))["value"] == "{{x}} {{out}}"
+    assert (await http_service.variable(sid, accepted["variable_id"]))["value"] == "[" + "x" * 100 + "]"
+
+
+async def test_row_80_a_long_chain_runs_to_its_end() -> None:
+    async with running_service(limits=Limits()) as service:
+        sid = await service.session()
+        links = [call("#x{{out}}", out={"output": {"variable": "v0"}})]
+        links += [
+            call(
+                "{{a}} #x{{out}}",
+                a={"variable": f"v{i - 1}"},
+                out={"output": {"variable": f"v{i}", "sampling": {"max_tokens": 1}}},
+            )
+            for i in range(1, 1000)
+        ]
+        assert (await service.submit(sid, *links)).status_code == 202
+        last = await service.variable(sid, "v999")
+    assert last["state"] == "ready"
+
+
+async def test_after_all_of_it_the_service_still_gives_its_values(http_service: Harness) -> None:
+    await http_service.check_canary()
+    assert http_service.service.health().status == "ok"

@@ -1,9 +1,12 @@
 """Bodies, over the application: what is not a JSON object of the right shape never reaches the service."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from server_fakes import SID, Exchange, FakeService, app_of, client_of
 from starlette.types import Message
 
@@ -109,3 +112,29 @@ async def test_a_large_body_is_understood_too() -> None:
     async with client_of(app_of(service)) as client:
         answer = await client.put(VARIABLE, json={"value": value})
     assert answer.json()["value"] == value
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+BODIES = st.binary(max_size=60) | st.dictionaries(
+    st.sampled_from(["name", "objective", "deadline_s", "metadata", "value", "calls", "variables", "x"]),
+    JSON_VALUES,
+    max_size=4,
+).map(lambda value: json.dumps(value).encode("utf-8", "surrogatepass"))
+
+
+@settings(max_examples=150, deadline=None)
+@given(body=BODIES, route=st.sampled_from(["", f"/{SID}/calls", f"/{SID}/cancel", f"/{SID}/variables/x"]))
+def test_no_body_is_a_fault_of_ours(body: bytes, route: str) -> None:
+    async def send() -> int:
+        async with client_of(app_of(FakeService())) as client:
+            method = "PUT" if "variables" in route else "POST"
+            answer = await client.request(
+                method, f"/v1/sessions{route}", content=body, headers={"Content-Type": JSON}
+            )
+        return answer.status_code
+
+    assert asyncio.run(send()) < 500
