@@ -1,4 +1,4 @@
-"""Invariant S4: a writing process is killed at random instants, and no acknowledged append is lost or torn."""
+"""Invariant S4: a writing process is killed at random; no acknowledged append is lost or half there."""
 
 import os
 import random
