@@ -61,13 +61,13 @@ class ReferenceAttention:
         num_rows, num_heads, head_dim = queries.shape
         num_kv_heads = keys.shape[1]
         seen = [self._cache.read(layer, run) for span in rows.spans for run in span.slots]
-        if rows.sees_itself:
+        if rows.own:
             seen.append((keys.transpose(0, 1), values.transpose(0, 1)))
         all_keys = torch.cat([k for k, _ in seen], dim=1).float()
         all_values = torch.cat([v for _, v in seen], dim=1).float()
         grouped = queries.float().view(num_rows, num_kv_heads, num_heads // num_kv_heads, head_dim)
         scores = torch.einsum("rkgd,knd->kgrn", grouped, all_keys) / math.sqrt(head_dim)
-        if rows.sees_itself and num_rows > 1:
+        if rows.own and num_rows > 1:
             num_seen = all_keys.shape[1] - num_rows
             hidden = torch.ones(num_rows, num_rows, dtype=torch.bool, device=scores.device).triu(1)
             scores[..., num_seen:].masked_fill_(hidden, float("-inf"))

@@ -43,6 +43,9 @@ class KvCache:
         size = (shape.num_layers, shape.num_kv_heads, self.scratch_slot + 1, shape.head_dim)
         self.keys = torch.empty(size, dtype=shape.dtype, device=device)
         self.values = torch.empty(size, dtype=shape.dtype, device=device)
+        # Padding reads the scratch slot with weight 0, which is 0 only if what it reads is finite.
+        self.keys[:, :, self.scratch_slot] = 0
+        self.values[:, :, self.scratch_slot] = 0
 
     def write(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Put one layer's `keys` and `values` ([tokens, kv_heads, head_dim]) at `slots` ([tokens], int64)."""

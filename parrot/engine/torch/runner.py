@@ -41,7 +41,7 @@ class Runner:
     @torch.inference_mode()
     def warm_up(self, num_tokens: int) -> None:
         """Run tokens that leave no trace, so that the first request does not pay for lazy set-up."""
-        rows = QueryRows(first=0, num_rows=num_tokens, spans=(), sees_itself=True)
+        rows = QueryRows(first=0, num_rows=num_tokens, spans=(), own=((self._cache.scratch_slot, 1),))
         self._compute(
             StepInput(
                 token_ids=torch.zeros(num_tokens, dtype=torch.int64, device=self._device),

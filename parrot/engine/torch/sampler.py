@@ -33,6 +33,7 @@ class Sampler:
         self._eos = torch.tensor(eos, dtype=torch.int64, device=device)
         self._device = device
 
+    @torch.inference_mode()
     def sample(self, logits: torch.Tensor, choices: Sequence[Choice]) -> list[int | None]:
         """One token for each row of `logits` ([requests, vocabulary], any float type, may be overwritten).
 

@@ -19,6 +19,7 @@ from parrot.engine.torch.runner import Runner
 from parrot.engine.torch.sampler import Sampler
 from parrot.engine.torch.step_loop import Report, StepLoop
 from parrot.engine.torch.tokenizer import TorchTokenizer, load_tokenizer
+from parrot.engine.torch.tree_attention import TreeAttention
 from parrot.errors import ConfigError, EngineError
 from parrot.ports.engine import Capabilities, EngineInfo, Progress
 from parrot.types.ids import EngineId
@@ -158,7 +159,9 @@ def _build(config: TorchConfig, progress: Progress) -> Parts:
 
 
 def _choose_attention(config: TorchConfig, cache: KvCache) -> Attention:
-    return ReferenceAttention(cache)
+    if config.attention == "reference":
+        return ReferenceAttention(cache)
+    return TreeAttention(cache, shares=config.attention == "shared")
 
 
 def _choose_device(config: TorchConfig) -> torch.device:

@@ -35,8 +35,18 @@ class QueryRows:
     """The first one's place among the step's tokens."""
     num_rows: int
     spans: tuple[Span, ...]
-    sees_itself: bool
-    """False for a probe: its own key and value are in the spans already."""
+    own: tuple[Run, ...]
+    """Where the rows' keys and values go. Empty for a probe: its own are in the spans already."""
+
+    @property
+    def slice(self) -> slice:
+        """The rows' places."""
+        return slice(self.first, self.first + self.num_rows)
+
+    @property
+    def numbers(self) -> list[int]:
+        """The rows' places, one by one."""
+        return list(range(self.first, self.first + self.num_rows))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,16 +86,16 @@ def build_step_input(
         start = context.start + chunk.first
         positions += range(start, start + chunk.num_tokens)
         seen = [span(node, count) for node, count in context.lineage()]
+        own: tuple[Run, ...] = ()
         if chunk.probe:
             slots.append(cache.scratch_slot)
             seen.append(span(context, chunk.end))
         else:
-            slots += _slots_between(tree, context, chunk.first, chunk.end)
+            own = _slots_between(tree, context, chunk.first, chunk.end)
+            slots += [slot for run, count in own for slot in range(run, run + count)]
             if chunk.first:
                 seen.append(span(context, chunk.first))
-        rows.append(
-            QueryRows(first=first, num_rows=chunk.num_tokens, spans=tuple(seen), sees_itself=not chunk.probe)
-        )
+        rows.append(QueryRows(first=first, num_rows=chunk.num_tokens, spans=tuple(seen), own=own))
         if chunk.wants_logits:
             logit_rows.append(len(token_ids) - 1)
     return StepInput(
@@ -97,13 +107,13 @@ def build_step_input(
     )
 
 
-def _slots_between(tree: ContextTree, context: Context, first: int, end: int) -> list[int]:
+def _slots_between(tree: ContextTree, context: Context, first: int, end: int) -> tuple[Run, ...]:
     """The slots of the context's own tokens `first` … `end` - 1."""
-    slots: list[int] = []
+    runs: list[Run] = []
     at = 0
     for run, count in tree.slots(context, end):
         low = max(first - at, 0)
         if low < count:
-            slots += range(run + low, run + count)
+            runs.append((run + low, count - low))
         at += count
-    return slots
+    return tuple(runs)

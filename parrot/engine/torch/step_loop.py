@@ -148,6 +148,9 @@ class StepLoop:
                 idle = self._step()
                 self._tell(idle=idle)
             reason = "the engine was closed"
+        except BaseException:
+            logger.critical("the step loop failed", exc_info=True)
+            raise
         finally:
             error = EngineError(reason, code="engine_lost")
             self._answers += [(job.reply, error) for job in self._jobs.values()]
