@@ -3,7 +3,7 @@
     call ──produces──> variable ──consumed by──> call
 
 A call waits until its inputs are ready, and fails with the first of them that fails. What the graph promises
-is numbered in `docs/invariants.md` (G1 to G9). Every operation costs no more than the part of the graph that
+is numbered in `docs/invariants.md` (G1 to G10). Every operation costs no more than the part of the graph that
 it changes, and none recurses, so that a chain of 10,000 calls is nothing special.
 """
 
@@ -237,8 +237,8 @@ class ApplicationGraph:
         """Fail a variable and everything that waits for it.
 
         Each waiting consumer fails, and its outputs fail with `upstream_failed`, whose data name the first
-        failure: `root` its code, `root_variable` where it was, `message` what it said. A call that runs or
-        has ended is left alone.
+        failure: `root` its code, `root_variable` where it was, `message` what it said. What waited for
+        something that was cancelled is cancelled. A call that runs or has ended is left alone.
         """
         variable = self._variables[variable_id]
         if not variable.set_failed(failure):
@@ -424,7 +424,7 @@ class ApplicationGraph:
         return Spread(variables=tuple(variables), calls=self._in_order(ended))
 
     def _end_waiting(self, call: Call, failure: Failure) -> list[tuple[Variable, Failure]]:
-        self._move(call, "failed")
+        self._move(call, "cancelled" if failure.data.get("root") == "cancelled" else "failed")
         outputs = (self._variables[variable_id] for variable_id in call.outputs.values())
         return [(variable, failure) for variable in outputs if variable.set_failed(failure)]
 
