@@ -121,6 +121,7 @@ def _replay_call(session: Session, event: CallPlaced | CallRetried | CallFinishe
             record.attempt, record.engine_id, record.why = event.attempt, event.engine_id, event.why
             record.placed_at = event.wall_s
         case CallRetried():
+            record.num_failures += event.failure.data.get("delivered", True) is True
             record.num_crashes += event.crashed_engine
             graph.requeue(event.call_id)
         case CallFinished():

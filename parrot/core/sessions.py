@@ -30,7 +30,10 @@ class CallRecord:
     first_token_at: float | None = None
     done_at: float | None = None
     attempt: int = 0
+    num_failures: int = 0
+    """Attempts that an engine took and did not finish."""
     num_crashes: int = 0
+    """Of these, the ones in which the engine went down."""
     engine_id: EngineId | None = None
     why: str = ""
     num_prompt_tokens: int = 0

@@ -6,6 +6,7 @@ its batch and takes no step, it is killed and lost. Whatever was under way then 
 
 import asyncio
 import logging
+import select
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
@@ -92,6 +93,8 @@ class EngineProcess:
         self._num_steps = -1
         self._reason: str | None = None
         self._phase = "starting"
+        self._hangup = select.poll()
+        """Tells at once when the other end of the socket is closed."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, message: Start) -> EngineInfo:
@@ -117,6 +120,7 @@ class EngineProcess:
                 raise
             reason = f"the engine's process cannot be started: {error}"
             raise EngineError(reason, code="engine_start_failed") from error
+        self._hangup.register(here, 0)
         await loop.create_connection(lambda: self._link, sock=here)
         self._link.send(message)
         try:
@@ -185,8 +189,14 @@ class EngineProcess:
         await asyncio.gather(*watching, return_exceptions=True)
 
     def _next_number(self) -> int:
-        if self.lost is not None:
-            raise EngineError(self.lost, code="engine_lost")
+        """The number of a request that is about to be sent.
+
+        Raises `EngineError` (`engine_lost`) when the process has ended, even if that is not known here yet;
+        the request was then not `delivered`, and cannot be what ended it.
+        """
+        if self.lost is not None or self._hangup.poll(0):
+            reason = self.lost or "the engine's process has ended"
+            raise EngineError(reason, code="engine_lost", data={"delivered": False})
         self._number += 1
         return self._number
 

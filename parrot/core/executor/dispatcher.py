@@ -281,9 +281,11 @@ class Dispatcher:
 
     async def _drive(self, session: Session, record: CallRecord, model: Model, member: Member) -> None:
         """Run one attempt to its end. What goes wrong in it stays in it."""
+        engine = member.engine
         try:
-            if member.engine is None or record.prompt is None:
-                raise EngineError(f"engine {member.engine_id} went away", code="engine_lost")
+            if engine is None or record.prompt is None:
+                message = f"engine {member.engine_id} went away before the call was sent"
+                raise EngineError(message, code="engine_lost", data={"delivered": False})
             attempt = Attempt(
                 self._runtime,
                 session=session,
@@ -291,11 +293,13 @@ class Dispatcher:
                 prompt=record.prompt,
                 model=model,
                 member=member,
-                engine=member.engine,
+                engine=engine,
                 resolve=lambda resolved: self._resolve(session, record, model, resolved),
             )
             await attempt.run()
         except EngineError as error:
+            if engine is not None and error.code == "engine_lost":
+                self._runtime.fleet.note_lost(member, engine)
             self._engine_failed(session, record, error)
         except (CallError, RequestError) as error:
             self.fail(session, [record.call_id], to_failure(error))
@@ -341,7 +345,9 @@ class Dispatcher:
     def _engine_failed(self, session: Session, record: CallRecord, error: EngineError) -> None:
         """Try again what is not the call's fault; stop a call that brings engines down."""
         limits = self._runtime.limits
-        crashed = error.code == "engine_lost"
+        delivered = error.data.get("delivered", True) is True
+        crashed = error.code == "engine_lost" and delivered
+        record.num_failures += delivered
         record.num_crashes += crashed
         if error.code == "kv_exhausted":
             self.fail(session, [record.call_id], to_failure(error))
@@ -350,8 +356,8 @@ class Dispatcher:
                 f"the call was running when {record.num_crashes} engines went down; it is not tried again"
             )
             self.fail(session, [record.call_id], Failure(code="quarantined", message=message))
-        elif record.attempt >= _max_attempts(error, limits.max_attempts):
-            message = f"failed on each of {record.attempt} attempts, the last time with: {error.message}"
+        elif record.num_failures >= _max_attempts(error, limits.max_attempts):
+            message = f"failed on each of {record.num_failures} attempts, the last time with: {error.message}"
             data = {"last": error.code}
             self.fail(
                 session, [record.call_id], Failure(code="attempts_exhausted", message=message, data=data)

@@ -100,6 +100,14 @@ class Fleet:
             await self._clock.sleep(delay_s)
             delay_s = min(delay_s * 2, self._config.max_restart_delay_s)
 
+    def note_lost(self, member: Member, engine: Engine) -> None:
+        """A request learnt that an engine is gone, perhaps before its notice came: place nothing on it any
+        more.
+        """
+        if member.engine is engine:
+            member.status, member.engine = "lost", None
+            self.index.drop_engine(member.engine_id)
+
     async def close(self) -> None:
         """Stop every engine."""
         self._closing = True
