@@ -291,6 +291,8 @@ class ScriptedEngine:
         """The prompt of a generation is complete: plan its output."""
         request = work.request
         assert isinstance(request, GenerateRequest), "only generations have an output"
+        if not work.context.length:
+            raise InvalidError("nothing to generate from: the context is empty", param="token_ids")
         plan = self._text.plan(work.context.prompt(), request.sampling, request.grammar)
         return _Output(plan, request, self._tokenizer)
 
