@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from parrot.sdk.function import SemanticFunction as SemanticFunction
     from parrot.sdk.function import semantic_function as semantic_function
     from parrot.sdk.markers import Input as Input
+    from parrot.sdk.markers import Join as Join
     from parrot.sdk.markers import Output as Output
     from parrot.sdk.markers import Pattern as Pattern
     from parrot.sdk.markers import Schema as Schema
@@ -46,6 +47,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "CallError": "parrot.errors",
     "Input": "parrot.sdk.markers",
+    "Join": "parrot.sdk.markers",
     "JsonTransform": "parrot.types.program",
     "Message": "parrot.sdk.messages",
     "NativeFunction": "parrot.sdk.native",

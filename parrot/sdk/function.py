@@ -15,7 +15,8 @@ from parrot.types.sampling import Sampling
 if TYPE_CHECKING:
     from parrot.sdk.blocking import SyncVariable
 
-    InputValue: TypeAlias = str | SemanticVariable[Any] | SyncVariable[Any]
+    Text: TypeAlias = str | SemanticVariable[Any] | SyncVariable[Any]
+    InputValue: TypeAlias = Text | Sequence[Text]
 
 R = TypeVar("R")
 
@@ -37,9 +38,9 @@ class SamplingOptions(TypedDict, total=False):
 class SemanticFunction(Generic[R]):
     """A prompt template with input and output placeholders; calling it returns variables at once.
 
-    A call takes the inputs, by position or name; each is a `str` or a variable, anything else is a
-    `TypeError`. It returns one `SemanticVariable`, or a named tuple of them when the function has several
-    outputs.
+    A call takes the inputs, by position or name; each is a `str` or a variable, or a list of them where the
+    input is annotated with `Join`; anything else is a `TypeError`. It returns one `SemanticVariable`, or a
+    named tuple of them when the function has several outputs.
     """
 
     def __init__(self, function: Callable[..., object], plan: FunctionPlan) -> None:

@@ -33,6 +33,18 @@ class Output(Generic[T]):
     """
 
 
+@dataclass(frozen=True, slots=True)
+class Join:
+    """`Annotated[Input, Join(…)]` marks an input that takes a list of texts and variables, in order.
+
+    The service joins them in the prompt, so that a call can consume any number of others without the texts
+    coming back to the program in between.
+    """
+
+    separator: str = "\n"
+    """Stands between two of them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schema:
     """Constrains an output to a JSON schema, on engines with structured output (others refuse the call)."""

@@ -2,8 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import Any, Generic, ParamSpec, TypeVar, cast, get_type_hints
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from typing import Any, Generic, TypeVar, get_type_hints, overload
 
 import anyio.to_thread
 from pydantic import TypeAdapter
@@ -14,7 +14,6 @@ from parrot.sdk.current import Caller, current_session
 from parrot.sdk.variable import SemanticVariable, gather
 from parrot.types.ids import NAME_PATTERN
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 
@@ -27,11 +26,11 @@ class NativeFunction(Generic[R]):
     and comes back from `get` as declared.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str | None) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
-        self.name = str(name or getattr(function, "__name__", ""))
+        self.name = str(getattr(function, "__name__", ""))
         if not NAME_PATTERN.match(self.name):
-            raise SemanticFunctionError(f"{self.name!r} cannot name a native function: give name=…")
+            raise SemanticFunctionError(f"{self.name!r} cannot name a native function: define it with `def`")
         self._function = function
         self._signature = inspect.signature(function)
         self._adapter = _result_adapter(self.name, function)
@@ -99,15 +98,20 @@ class NativeFunction(Generic[R]):
         return f"<native function {self.name}{self._signature}>"
 
 
-def native_function(
-    function: Callable[..., Awaitable[R] | R], /, *, name: str | None = None
-) -> NativeFunction[R]:
+@overload
+def native_function(function: Callable[..., Coroutine[Any, Any, R]], /) -> NativeFunction[R]: ...
+@overload
+def native_function(function: Callable[..., R], /) -> NativeFunction[R]: ...
+def native_function(function: Callable[..., Any], /) -> NativeFunction[Any]:
     """Declare a native function; see `NativeFunction`.
 
     An exception that it raises fails its variable with `CallError` (`native_failed`); calls that consume the
     variable are cancelled, and their variables fail with `upstream_failed` for this program.
+
+    Raises:
+        SemanticFunctionError: its name or its result type cannot be used.
     """
-    return NativeFunction(cast("Callable[..., Any]", function), name)
+    return NativeFunction(function)
 
 
 def variables_in(value: object) -> Iterator[SemanticVariable[Any]]:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from parrot.errors import CallError, SemanticFunctionError, TemplateError
-from parrot.sdk.markers import Input, Output, Pattern, Schema
+from parrot.sdk.markers import Input, Join, Output, Pattern, Schema
 from parrot.sdk.messages import Message
 from parrot.sdk.source import SourceText, docstring_source
 from parrot.types.ids import NAME_PATTERN
@@ -24,7 +24,7 @@ from parrot.types.program import (
     Transform,
 )
 from parrot.types.sampling import Sampling
-from parrot.types.template import PlaceholderPiece, parse_template
+from parrot.types.template import Piece, PlaceholderPiece, TextPiece, parse_template, write_template
 from parrot.wire.requests import CallSpec
 
 _TRANSFORM_TYPES: dict[type[Transform], str] = {
@@ -33,6 +33,8 @@ _TRANSFORM_TYPES: dict[type[Transform], str] = {
     JsonTransform: "json",
     TemplateTransform: "template",
 }
+
+_MEMBER_PREFIX_CHARS = 56
 
 Parse = Callable[[str], object]
 
@@ -69,6 +71,8 @@ class FunctionPlan:
     """`{"template": …}` or `{"messages": […]}`."""
     signature: inspect.Signature
     """Of a call: the inputs, with their defaults."""
+    joins: Mapping[str, Join]
+    """The inputs that take lists."""
     outputs: Mapping[str, OutputPlan]
     result: Callable[..., Any] | None
     """Makes a named tuple of several outputs; None for a single one."""
@@ -86,11 +90,54 @@ class FunctionPlan:
         bound.apply_defaults()
         return bound.arguments
 
+    def expand(self, arguments: Mapping[str, object]) -> tuple[Mapping[str, object], Mapping[str, object]]:
+        """The prompt and its inputs, with a placeholder for each member of a list.
+
+        Raises:
+            TypeError: no list where one is needed.
+        """
+        if not self.joins:
+            return self.prompt, arguments
+        taken = {*self.signature.parameters, *self.outputs}
+        inputs: dict[str, object] = {}
+        members: dict[str, list[str]] = {}
+        for name, value in arguments.items():
+            if name not in self.joins:
+                inputs[name] = value
+                continue
+            if not isinstance(value, (list, tuple)):
+                raise TypeError(f"{self.name}(): {name} takes a list, not {type(value).__name__}")
+            prefix = f"{name[:_MEMBER_PREFIX_CHARS]}_"
+            while any(other.startswith(prefix) for other in taken):
+                prefix += "_"
+            taken.add(prefix)
+            members[name] = [f"{prefix}{index}" for index in range(len(value))]
+            inputs.update(zip(members[name], value, strict=True))
+        if "template" in self.prompt:
+            return {"template": self._join(str(self.prompt["template"]), members)}, inputs
+        messages = cast("list[dict[str, str]]", self.prompt["messages"])
+        joined = [{**each, "content": self._join(each["content"], members)} for each in messages]
+        return {"messages": joined}, inputs
+
+    def _join(self, template: str, members: Mapping[str, Sequence[str]]) -> str:
+        pieces: list[Piece] = []
+        for piece in parse_template(template):
+            if not isinstance(piece, PlaceholderPiece) or piece.name not in members:
+                pieces.append(piece)
+                continue
+            for index, member in enumerate(members[piece.name]):
+                if index:
+                    separator = self.joins[piece.name].separator
+                    pieces.append(TextPiece(text=separator, position=piece.position))
+                pieces.append(PlaceholderPiece(name=member, kind="input", position=piece.position))
+        return write_template(pieces)
+
     def call_spec(
         self,
         *,
         name: str,
         model: str | None,
+        prompt: Mapping[str, object],
         inputs: Mapping[str, Mapping[str, str]],
         output_names: Mapping[str, str],
     ) -> CallSpec:
@@ -103,7 +150,7 @@ class FunctionPlan:
         for output, plan in self.outputs.items():
             parameters[output] = {"output": {"variable": output_names[output], **plan.spec}}
         chosen = self.model or model
-        fields = {"name": name, **self.prompt, "parameters": parameters}
+        fields = {"name": name, **prompt, "parameters": parameters}
         return CallSpec.model_validate(fields if chosen is None else {**fields, "model": chosen})
 
 
@@ -118,7 +165,7 @@ def compile_function(function: Callable[..., object], defaults: Defaults) -> Fun
         raise SemanticFunctionError(
             f"{name!r} cannot name calls: give name=… with letters, digits and underscores (at most 64)"
         )
-    inputs, outputs = _parameters(name, function, defaults)
+    inputs, joins, outputs = _parameters(name, function, defaults)
     sources = _sources(name, function, defaults)
     _check_template(name, sources, inputs, outputs)
     if defaults.messages is None:
@@ -130,6 +177,7 @@ def compile_function(function: Callable[..., object], defaults: Defaults) -> Fun
         model=defaults.model,
         prompt=prompt,
         signature=inspect.Signature(list(inputs.values())),
+        joins=joins,
         outputs=outputs,
         result=_result_type(name, outputs, defaults.result),
     )
@@ -139,7 +187,7 @@ def compile_function(function: Callable[..., object], defaults: Defaults) -> Fun
 
 def _parameters(
     name: str, function: Callable[..., object], defaults: Defaults
-) -> tuple[dict[str, inspect.Parameter], dict[str, OutputPlan]]:
+) -> tuple[dict[str, inspect.Parameter], dict[str, Join], dict[str, OutputPlan]]:
     try:
         hints = get_type_hints(function, include_extras=True)
     except (NameError, TypeError, AttributeError, SyntaxError) as error:
@@ -147,6 +195,7 @@ def _parameters(
             f"{name}: an annotation cannot be understood ({error}); what it names must stand at module level"
         ) from None
     inputs: dict[str, inspect.Parameter] = {}
+    joins: dict[str, Join] = {}
     outputs: dict[str, OutputPlan] = {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
@@ -158,6 +207,8 @@ def _parameters(
         annotation, extras = _unpack(hints.get(parameter.name))
         if annotation is Input:
             inputs[parameter.name] = _input(name, parameter, extras)
+            if extras:
+                joins[parameter.name] = cast("Join", extras[0])
         elif annotation is Output or get_origin(annotation) is Output:
             if parameter.default is not inspect.Parameter.empty:
                 raise SemanticFunctionError(
@@ -171,7 +222,7 @@ def _parameters(
             )
     if not outputs:
         raise SemanticFunctionError(f"{name}: no parameter is an `Output`, so the model has nothing to write")
-    return inputs, outputs
+    return inputs, joins, outputs
 
 
 def _unpack(annotation: object) -> tuple[object, tuple[object, ...]]:
@@ -182,11 +233,13 @@ def _unpack(annotation: object) -> tuple[object, tuple[object, ...]]:
 
 
 def _input(name: str, parameter: inspect.Parameter, extras: tuple[object, ...]) -> inspect.Parameter:
-    if extras:
+    if extras and not (len(extras) == 1 and isinstance(extras[0], Join)):
         raise SemanticFunctionError(
-            f"{name}: input {parameter.name!r} is Annotated; only outputs take {extras[0]!r}"
+            f"{name}: input {parameter.name!r} is annotated with {extras[0]!r}; inputs take only one Join"
         )
     default = parameter.default
+    if extras and default is not inspect.Parameter.empty:
+        raise SemanticFunctionError(f"{name}: input {parameter.name!r} takes a list and can have no default")
     if default is not inspect.Parameter.empty and not isinstance(default, str):
         mutable = "a mutable default" if isinstance(default, (list, dict, set)) else "a default"
         raise SemanticFunctionError(
@@ -360,6 +413,7 @@ def _check_spec(plan: FunctionPlan) -> None:
         plan.call_spec(
             name=plan.name,
             model=None,
+            prompt=plan.prompt,
             inputs={name: {"value": ""} for name in plan.signature.parameters},
             output_names={name: f"output_{index}" for index, name in enumerate(plan.outputs)},
         )

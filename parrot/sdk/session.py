@@ -283,7 +283,8 @@ class Session:
         number = next(self._numbers)
         parameters: dict[str, dict[str, str]] = {}
         inputs: list[SemanticVariable[Any]] = []
-        for placeholder, value in plan.bind(args, kwargs).items():
+        prompt, arguments = plan.expand(plan.bind(args, kwargs))
+        for placeholder, value in arguments.items():
             if isinstance(value, str):
                 parameters[placeholder] = {"value": value}
             elif isinstance(value, SemanticVariable):
@@ -311,6 +312,7 @@ class Session:
             spec = plan.call_spec(
                 name=name,
                 model=self._model,
+                prompt=prompt,
                 inputs=parameters,
                 output_names={placeholder: variable.name for placeholder, variable in outputs.items()},
             )

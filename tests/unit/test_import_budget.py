@@ -14,7 +14,7 @@ lazy_s = time.perf_counter() - began
 if len(sys.argv) > 1:
     for name in parrot.__all__:
         getattr(parrot, name)
-heavy = [m for m in ("torch", "transformers", "fastapi", "ray", "sqlalchemy", "uvicorn", "numpy") if m in sys.modules]
+heavy = [m for m in ("torch", "transformers", "fastapi", "ray", "sqlalchemy", "numpy") if m in sys.modules]
 print(json.dumps([lazy_s, heavy]))
 """
 

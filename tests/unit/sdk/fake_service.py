@@ -1,4 +1,4 @@
-"""A service made of a dictionary: enough of the HTTP contract to see what the SDK sends and how it takes answers."""
+"""A service made of a dictionary: enough of the HTTP contract to see what the SDK sends and takes."""
 
 import asyncio
 import json

@@ -93,7 +93,7 @@ def test_errors_arrive_as_they_are(session: SyncSession, service: FakeService) -
 
 
 def test_body_that_raises_deletes_the_session_and_ends_the_thread(service: FakeService) -> None:
-    with (
+    with (  # noqa: PT012
         pytest.raises(KeyboardInterrupt),
         parrot.connect_sync("http://127.0.0.1:1", transport=httpx2.MockTransport(service)),
     ):

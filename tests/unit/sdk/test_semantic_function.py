@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 import parrot
-from parrot import Input, Output, Pattern, RegexTransform, Sampling, Schema, semantic_function
+from parrot import Input, Join, Output, Pattern, RegexTransform, Sampling, Schema, semantic_function
 from parrot.errors import CallError, SemanticFunctionError
 from parrot.sdk.function import SamplingOptions, SemanticFunction
 from parrot.types.sampling import Sampling as SamplingType
@@ -28,6 +28,7 @@ def spec_of(function: SemanticFunction[Any]) -> CallSpec:
     return plan.call_spec(
         name="call",
         model=None,
+        prompt=plan.prompt,
         inputs={name: {"value": name} for name in plan.signature.parameters},
         output_names={name: f"out_{name}" for name in plan.outputs},
     )
@@ -40,8 +41,9 @@ def output_of(function: SemanticFunction[Any], name: str) -> Any:
 
 
 def refusal(function: Any, **options: Any) -> SemanticFunctionError:
+    decorate: Any = semantic_function(**options) if options else semantic_function
     with pytest.raises(SemanticFunctionError) as caught:
-        semantic_function(**options)(function) if options else semantic_function(function)
+        decorate(function)
     return caught.value
 
 
@@ -106,7 +108,8 @@ def test_typed_outputs_are_reduced_to_json_and_parsed() -> None:
     parse_whole = plan.plan.outputs["whole"].parse
     assert parse is not None
     assert parse_whole is not None
-    assert parse('["a", "b"]') == ["a", "b"]
+    steps: Any = parse('["a", "b"]')
+    assert steps == ["a", "b"]
     assert parse_whole('{"steps": [], "days": 2}') == Plan(steps=[], days=2)
     with pytest.raises(CallError, match="declared type") as caught:
         parse('{"a": 1}')
@@ -155,6 +158,31 @@ def test_result_class_must_have_the_outputs_as_fields() -> None:
         """{{task}} {{code}}"""
 
     assert "must be a NamedTuple with the fields code" in refusal(other, result=Pair).message
+
+
+def test_joined_input_becomes_one_placeholder_a_member() -> None:
+    @semantic_function
+    def combine(notes: Annotated[Input, Join("{{")], notes_0: Input, whole: Output) -> None:
+        """{{notes_0}} of {{notes}}: {{whole}}"""
+
+    prompt, inputs = combine.plan.expand({"notes": ["a", "b"], "notes_0": "c"})
+    assert prompt == {"template": "{{notes_0}} of {{input:notes__0}}{{{{{{input:notes__1}}: {{whole}}"}
+    assert inputs == {"notes__0": "a", "notes__1": "b", "notes_0": "c"}
+    assert combine.plan.expand({"notes": (), "notes_0": "c"})[0] == {"template": "{{notes_0}} of : {{whole}}"}
+    with pytest.raises(TypeError, match="notes takes a list, not str"):
+        combine.plan.expand({"notes": "abc", "notes_0": "c"})
+
+
+def test_joined_input_stands_in_messages_too() -> None:
+    @semantic_function(messages=[parrot.user("{{notes}}"), parrot.assistant("{{whole}}")])
+    def combine(notes: Annotated[Input, Join()], whole: Output) -> None:
+        """Combines."""
+
+    prompt, _ = combine.plan.expand({"notes": ["a", "b"]})
+    assert prompt["messages"] == [
+        {"role": "user", "content": "{{input:notes_0}}\n{{input:notes_1}}"},
+        {"role": "assistant", "content": "{{whole}}"},
+    ]
 
 
 def test_literal_braces_and_other_languages_stay_as_they_are() -> None:
@@ -234,6 +262,17 @@ def test_wrong_sampling_is_refused_when_decorated(options: dict[str, Any]) -> No
         """{{task}} {{code}}"""
 
     assert next(iter(options)) in refusal(write, **options).message
+
+
+def test_inputs_take_no_annotation_but_join_and_a_joined_one_no_default() -> None:
+    def sampled(task: Annotated[Input, Sampling()], code: Output) -> None:
+        """{{task}} {{code}}"""
+
+    def preset(task: Annotated[Input, Join()] = "x", *, code: Output) -> None:
+        """{{task}} {{code}}"""
+
+    assert "inputs take only one Join" in refusal(sampled).message
+    assert "can have no default" in refusal(preset).message
 
 
 def test_unknown_option_is_named() -> None:

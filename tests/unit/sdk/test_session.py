@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import httpx2
 import pytest
 from fake_service import FakeService, error_response, open_session, sse
 
 import parrot
-from parrot import Input, Output, native_function, semantic_function
+from parrot import Input, Join, Output, native_function, semantic_function
 from parrot.errors import (
     CallError,
     ConflictError,
@@ -114,7 +114,7 @@ async def test_batch_waits_for_its_end_and_goes_in_one_request(service: FakeServ
 
 async def test_batch_whose_block_raises_sends_nothing(service: FakeService) -> None:
     async with open_session(service) as session:
-        with pytest.raises(KeyError):
+        with pytest.raises(KeyError):  # noqa: PT012
             async with session.batch():
                 code = write_code(task="a")
                 raise KeyError("x")
@@ -129,9 +129,11 @@ async def test_refused_submission_is_raised_at_get_and_at_batch_end(service: Fak
         with pytest.raises(TemplateError) as caught:
             await write_code(task="a").get()
         assert caught.value.code == "unused_parameter"
+        batch = session.batch()
+        await batch.__aenter__()
+        write_code(task="a")
         with pytest.raises(TemplateError):
-            async with session.batch():
-                write_code(task="a")
+            await batch.__aexit__(None, None, None)
 
 
 async def test_call_on_a_variable_whose_submission_failed_is_never_sent(service: FakeService) -> None:
@@ -269,6 +271,24 @@ async def test_text_that_cannot_travel_is_refused_before_the_network(service: Fa
     assert service.submissions == []
 
 
+@semantic_function
+def combine(notes: Annotated[Input, Join(" / ")], whole: Output) -> None:
+    """Combine {{notes}}: {{whole}}"""
+
+
+async def test_joined_inputs_link_every_member(service: FakeService) -> None:
+    wrong_value: Any = 5
+    async with open_session(service):
+        codes = [write_code(task=task) for task in "ab"]
+        assert await combine([*codes, "own"]) == "WHOLE"
+        with pytest.raises(TypeError, match="notes_1 takes a str"):
+            combine(["a", wrong_value])
+    parameters = service.submissions[0]["calls"][2]["parameters"]
+    assert parameters["notes_0"] == {"variable": codes[0].name}
+    assert parameters["notes_2"] == {"value": "own"}
+    assert service.submissions[0]["calls"][2]["template"].count("{{") == 4
+
+
 async def test_input_variables_are_set_once_and_read_back(service: FakeService) -> None:
     async with open_session(service) as session:
         document = session.variable("document")
@@ -336,7 +356,7 @@ async def test_cancel_names_the_variables_after_their_submission(service: FakeSe
 
 
 async def test_session_is_deleted_at_the_end_also_when_the_body_raises(service: FakeService) -> None:
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError):  # noqa: PT012
         async with open_session(service):
             write_code(task="a")
             raise KeyError("x")
@@ -361,7 +381,7 @@ async def test_use_after_close_is_refused_at_once(service: FakeService) -> None:
     async with open_session(service) as session:
         code = write_code(task="a")
         await code
-    uses = [
+    uses: list[Any] = [
         code.get,
         lambda: anext(code.stream()),
         session.graph,
@@ -505,7 +525,7 @@ async def test_native_function_that_raises_fails_everything_after_it(service: Fa
     async with open_session(service):
         bad = explode(write_code(task="a"))
         early = write_test("t", bad)
-        with pytest.raises(CallError, match="explode.* raised KeyError: 'no CODE'") as native:
+        with pytest.raises(CallError, match=r"explode.* raised KeyError: 'no CODE'") as native:
             await bad
         for dependent in (early, write_test("t", bad), join([bad])):
             with pytest.raises(CallError) as caught:
@@ -526,7 +546,7 @@ async def test_native_function_of_a_failed_call_fails_with_its_root(service: Fak
 
 async def test_native_result_of_another_type_than_declared_is_native_failed(service: FakeService) -> None:
     async with open_session(service):
-        with pytest.raises(CallError, match="declare it as `-> int`") as caught:
+        with pytest.raises(CallError, match=r"declare it as `-> int`") as caught:
             await wrong("x")
         with pytest.raises(TypeError, match="missing a required argument"):
             join()
@@ -582,7 +602,7 @@ async def test_key_is_sent_over_plain_http_only_when_told(service: FakeService) 
 
 async def test_nothing_listening_is_said_soon_with_the_address() -> None:
     began = time.perf_counter()
-    with pytest.raises(UnreachableError, match="127.0.0.1:9 "):
+    with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:9 "):
         async with parrot.connect("http://127.0.0.1:9"):
             pass
     assert time.perf_counter() - began < 5
