@@ -44,6 +44,7 @@ class RouteConfig:
     small: BodyLimits
     """All other bodies."""
     streams: StreamConfig
+    """How streams are kept alive and ended."""
     max_wait_s: float
     """The longest long poll."""
     closing: asyncio.Event

@@ -44,6 +44,7 @@ class StreamConfig:
     closing: asyncio.Event
     """Set when the service shuts down: streams end."""
     clock: Clock
+    """Tells when a stream has lasted long enough."""
 
 
 class EventStream(Response):
