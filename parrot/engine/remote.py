@@ -128,6 +128,8 @@ class EngineProcess:
         except BaseException:
             await self.close()
             raise
+        if not self.load.num_steps:
+            self.load = EngineLoad(num_free_blocks=info.num_blocks)
         self._keep(self._watch())
         return info
 
