@@ -6,6 +6,7 @@ Every method takes the tenant first. What belongs to another tenant is answered 
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import asdict
 
 from parrot.core.executor.dispatcher import Dispatcher
@@ -278,16 +279,18 @@ class Service:
         session = self._touch(tenant, sid)
         variable = session.graph.variable(ref)
         self._state_objective(session, variable, objective)
-        async for item in stream_variable(self._runtime, session, variable, last_event_id):
-            yield item
+        async with aclosing(stream_variable(self._runtime, session, variable, last_event_id)) as items:
+            async for item in items:
+                yield item
 
     async def stream_session(
         self, tenant: TenantId, sid: str, *, last_event_id: str | None = None
     ) -> AsyncGenerator[StreamItem, None]:
         """Every event of a session; see `streams.stream_session`."""
         session = self._touch(tenant, sid)
-        async for item in stream_session(self._runtime, self._store, session, last_event_id):
-            yield item
+        async with aclosing(stream_session(self._runtime, self._store, session, last_event_id)) as items:
+            async for item in items:
+                yield item
 
     async def cancel(self, tenant: TenantId, sid: str, request: CancelRequest) -> CancelAnswer:
         """Cancel calls, the producers of variables, and all that depends on either; with no list,
