@@ -88,6 +88,9 @@ async def embedded_app(
     if model is not None or engine is not None or not chosen.engines:
         main = await asyncio.to_thread(choose_engine, model=model, engine=engine, on_progress=on_progress)
         chosen = replace(chosen, engines=(main,))
+    if on_progress is not None:
+        for each in chosen.engines:
+            on_progress(EngineId(each.name), "starting", None)
     service = await build_service(chosen, on_progress=on_progress, store=MemoryStore(), in_process=True)
     try:
         await service.start()

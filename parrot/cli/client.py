@@ -48,6 +48,10 @@ class ServiceClient:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection. Idempotent."""
         self._http.close()
 
     def get(self, model: type[A], path: str, **query: object) -> A:

@@ -13,7 +13,7 @@ import click
 
 from parrot import __version__
 from parrot.assembly import build_service, find_model
-from parrot.cli.output import say, seconds
+from parrot.cli.output import say
 from parrot.cli.phases import Phases
 from parrot.config import Loaded, Settings, load_settings
 from parrot.config.directories import default_store
@@ -28,6 +28,18 @@ INSTALL_LINES = (
     'pip install "parrot-llm[engine]"                          # with CUDA, the public index',
     'pip install "parrot-llm[engine]" --extra-index-url https://download.pytorch.org/whl/cpu   # CPU alone',
 )
+OPTIONS = {
+    "server.host": "host",
+    "server.port": "port",
+    "store.path": "db",
+    "engines.main.kind": "engine",
+    "engines.main.model_dir": "model",
+    "engines.main.served_name": "name",
+    "engines.main.device": "device",
+    "engines.main.replicas": "replicas",
+}
+"""Dotted key → the option that sets it."""
+
 COUNTDOWN_STEP_S = 1.0
 
 
@@ -45,7 +57,10 @@ def serve_until_stopped(
         StoreError: the store cannot be opened.
     """
     loaded = load_settings(
-        _option_keys(options), files=files or None, defaults={"store.path": default_store()}
+        _option_keys(options),
+        option_names={key: f"--{name}" for key, name in OPTIONS.items()},
+        files=files or None,
+        defaults={"store.path": default_store()},
     )
     _warn(loaded)
     if loaded.settings.store.path == default_store():
@@ -55,21 +70,14 @@ def serve_until_stopped(
 
 def _option_keys(options: Mapping[str, str | int | Path | None]) -> dict[str, object]:
     """The options that were given, as dotted keys."""
-    keys: dict[str, object] = {
-        "server.host": options["host"],
-        "server.port": options["port"],
-        "store.path": options["db"],
-        "engines.main.replicas": options["replicas"],
-        "engines.main.device": options["device"],
-        "engines.main.served_name": options["name"],
-        "engines.main.kind": options["engine"],
-    }
-    model = options["model"]
-    if model is not None and options["engine"] != "scripted":
+    given = {key: options[name] for key, name in OPTIONS.items() if options[name] is not None}
+    if "engines.main.model_dir" in given:
+        if given.get("engines.main.kind") == "scripted":
+            raise click.UsageError("the scripted engine takes no --model")
         _require_torch()
-        keys["engines.main.kind"] = "torch"
-        keys["engines.main.model_dir"] = str(find_model(str(model)))
-    return {key: value for key, value in keys.items() if value is not None}
+        given["engines.main.kind"] = "torch"
+        given["engines.main.model_dir"] = find_model(str(given["engines.main.model_dir"]))
+    return dict(given)
 
 
 def _require_torch() -> None:
@@ -136,26 +144,28 @@ async def _greet(
     except EngineError as error:
         say(f"warning: {error.message}; trying again")
     phases.close()
-    for line in banner(url, service.engines(), store=settings.store.path):
+    for line in banner(url, service.engines()):
         say(line)
 
 
-def banner(url: str, engines: EngineList, *, store: object) -> list[str]:
+def banner(url: str, engines: EngineList) -> list[str]:
     """The lines that greet a user: the API, how to look inside, the documentation, and each engine."""
     return [
-        f"Parrot {__version__} serves {url}/v1  (process {os.getpid()}, state in {store})",
-        "graph   parrot sessions ls, then parrot sessions graph ID",
-        f"docs    {url}/openapi.json",
-        *(f"engine  {_engine_line(engine)}" for engine in engines.engines),
+        f"{f'Parrot {__version__}':<14}{url}/v1   (process {os.getpid()})",
+        f"{'graph':<14}parrot sessions ls, then parrot sessions graph ID",
+        f"{'docs':<14}{url}/openapi.json",
+        *(f"{engine.engine_id:<13} {_engine_text(engine)}" for engine in engines.engines),
     ]
 
 
-def _engine_line(engine: EngineView) -> str:
+def _engine_text(engine: EngineView) -> str:
     if engine.state != "up":
-        return f"{engine.engine_id} is {engine.state}"
-    size = f"{engine.num_parameters / 1e6:.0f} M parameters, {engine.dtype}"
+        return engine.state
     memory = f"KV for {engine.kv_capacity_tokens:,} tokens"
-    return f"{engine.engine_id}: {engine.model} ({size}) on {engine.device}, {memory}"
+    if not engine.num_parameters:
+        return f"{engine.model}, {memory}"
+    size = f"{engine.num_parameters / 1e6:,.0f} M parameters, {engine.dtype}"
+    return f"{engine.model} ({size}) on {engine.device}, {memory}"
 
 
 def _address(host: str, port: int) -> str:
@@ -170,10 +180,10 @@ async def _stop_later(clock: Clock, stop: asyncio.Event, delay_s: float) -> None
 async def _count_down(clock: Clock, timeout_s: float) -> None:
     """Tell how long the drain may still take; on a terminal in one line that changes each second."""
     if not sys.stderr.isatty():
-        say(f"draining: running calls have {seconds(timeout_s)} to end")
+        say(f"stopping: running calls have up to {timeout_s:.0f} s to end")
         return
     for left in range(math.ceil(timeout_s), 0, -1):
         click.echo(
-            f"\rdraining: {left:>3} s left for running calls; Ctrl-C again stops at once ", nl=False, err=True
+            f"\rstopping: {left:>3} s left for running calls; Ctrl-C again stops at once ", nl=False, err=True
         )
         await clock.sleep(COUNTDOWN_STEP_S)

@@ -43,13 +43,15 @@ class Loaded:
 def load_settings(
     options: Mapping[str, object] | None = None,
     *,
+    option_names: Mapping[str, str] | None = None,
     files: Sequence[Path] | None = None,
     defaults: Mapping[str, object] | None = None,
 ) -> Loaded:
     """Read all sources and build the settings.
 
-    `options` are dotted keys from the command line; `files` replaces the usual files, the more important
-    first; `defaults` are dotted keys that a command prefers to the built-in defaults.
+    `options` are dotted keys from the command line, and `option_names` what the user calls them; `files`
+    replaces the usual files, the more important first; `defaults` are dotted keys that a command prefers to
+    the built-in defaults.
 
     Raises:
         ConfigError: a key that does not exist, a value of the wrong type or out of bounds, or settings that
@@ -59,7 +61,7 @@ def load_settings(
     paths = default_files() if files is None else files
     read = [(path, layer) for path in paths if (layer := file_layer(path)) is not None]
     layers = [
-        Layer(kind="option", name="option", values=nest(options or {})),
+        Layer(kind="option", name="option", values=nest(options or {}), option_names=option_names or {}),
         environment,
         *(layer for _, layer in read),
         Layer(kind="option", name="default", values=nest(defaults or {})),

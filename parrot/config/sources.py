@@ -4,7 +4,7 @@ import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
@@ -34,11 +34,15 @@ class Layer:
     name: str
     """What people call the source: a path for files."""
     values: Tree
+    option_names: Mapping[str, str] = field(default_factory=dict)
+    """For options: dotted key → what the option is called."""
 
     def locate(self, key: str) -> str:
         """Where a person finds `key` (dotted) in this source."""
         if self.kind == "environment":
             return variable_name(key)
+        if self.kind == "option":
+            return self.option_names.get(key, key)
         return f"{self.name}:{key}"
 
     def holds(self, key: str) -> bool:

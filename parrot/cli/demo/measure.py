@@ -11,7 +11,7 @@ import httpx2
 
 import parrot
 from parrot.cli.client import ServiceClient
-from parrot.cli.demo.applications import Application, Text
+from parrot.cli.demo.applications import Application, Text, note_piece
 from parrot.ports.clock import Clock
 from parrot.sdk.function import SemanticFunction
 from parrot.sdk.variable import SemanticVariable
@@ -86,14 +86,25 @@ class Runner:
     """Runs applications against one service."""
 
     def __init__(
-        self, url: str, *, clock: Clock, parts: Sequence[str], watcher: Watcher, refresh_s: float | None
+        self,
+        service: ServiceClient,
+        *,
+        clock: Clock,
+        parts: Sequence[str],
+        watcher: Watcher,
+        refresh_s: float | None,
     ) -> None:
         """With `refresh_s`, a running application's graph is shown so often; else only when it has ended."""
-        self._url = url
+        self._service = service
         self._clock = clock
         self._parts = parts
         self._watcher = watcher
         self._refresh_s = refresh_s
+
+    async def warm_up(self) -> None:
+        """Make one call that is not counted, of the demo's usual sizes."""
+        async with parrot.connect(self._service.url, name="warm_up") as session:
+            await session.call(note_piece, run=opening(), piece=self._parts[0]).text()
 
     async def run(self, application: Application, way: Way, *, num_calls: int) -> Measured:
         """Run one application in one way; `num_calls` is how many calls it makes."""
@@ -106,7 +117,7 @@ class Runner:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(transport.close)
             session = await stack.enter_async_context(
-                parrot.connect(self._url, name=application.name, transport=transport)
+                parrot.connect(self._service.url, name=application.name, transport=transport)
             )
 
             async def step(function: SemanticFunction[SemanticVariable[Any]], /, **inputs: Text) -> Text:
@@ -129,7 +140,7 @@ class Runner:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(transport.close)
             sessions = [
-                await stack.enter_async_context(parrot.connect(self._url, transport=transport))
+                await stack.enter_async_context(parrot.connect(self._service.url, transport=transport))
                 for _ in range(num_calls)
             ]
             free = iter(sessions)
@@ -166,11 +177,8 @@ class Runner:
             await self._clock.sleep(refresh_s)
 
     async def _graph(self, session_id: str) -> GraphView:
-        return await asyncio.to_thread(self._fetch, session_id)
-
-    def _fetch(self, session_id: str) -> GraphView:
-        with ServiceClient(self._url) as service:
-            return service.get(GraphView, f"/v1/sessions/{session_id}/graph")
+        path = f"/v1/sessions/{session_id}/graph"
+        return await asyncio.to_thread(self._service.get, GraphView, path)
 
 
 def opening() -> str:

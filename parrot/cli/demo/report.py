@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
-from parrot.assembly import NOISE
 from parrot.cli.demo.applications import APPLICATIONS
 from parrot.cli.demo.measure import WAYS, Measured, Way
 
@@ -30,7 +29,7 @@ def summarise(runs: Sequence[Measured]) -> dict[tuple[str, Way], Measured]:
     return found
 
 
-def report_lines(runs: Sequence[Measured], *, noise: bool) -> Iterator[str]:
+def report_lines(runs: Sequence[Measured], *, note: str | None) -> Iterator[str]:
     """The report, in 80 columns."""
     results = summarise(runs)
     yield _row("", COLUMNS)
@@ -49,8 +48,8 @@ def report_lines(runs: Sequence[Measured], *, noise: bool) -> Iterator[str]:
     yield f"Same engine, prompts of the same length, same output lengths; {counted}, in this order."
     yield "single, cached: a client's single requests; common prefixes are found all the same."
     yield "single, unshared: single requests of which no two begin alike."
-    if noise:
-        yield f"The model is random: {NOISE}."
+    if note:
+        yield note
 
 
 def saved_line(results: dict[tuple[str, Way], Measured], way: Way) -> str:

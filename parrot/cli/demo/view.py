@@ -51,6 +51,10 @@ class DemoView:
         if self._live is not None:
             self._live.stop()
 
+    def warm_up(self) -> None:
+        """The engine makes a call that is not counted."""
+        self._show(Styled("warming up …", style="yellow"))
+
     def begin(self, application: Application, way: Way) -> None:
         """A run begins."""
         self._application, self._way = application, way
