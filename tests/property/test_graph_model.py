@@ -243,7 +243,7 @@ OPERATIONS = st.one_of(
 def test_any_order_of_operations_leaves_the_graph_as_the_model_says(
     operations: list[tuple[str, object]],
 ) -> None:
-    """G1 to G7 and G9, with calls that are added before and after their producers, cycles and second producers."""
+    """G1 to G7 and G9, with producers before and after their consumers, cycles and second producers."""
     twins = Twins()
     num_calls = 0
     for kind, argument in operations:
