@@ -12,6 +12,7 @@ MARKS = {"waiting": "·", "ready": "○", "running": "◐", "done": "●", "fail
 COLOURS = {"waiting": "white", "ready": "white", "running": "yellow", "done": "green", "failed": "red"}
 MAX_CALLS_PER_STAGE = 12
 NAME_WIDTH = 26
+LINE_WIDTH = 80
 
 
 def graph_lines(graph: GraphView, *, max_calls: int = MAX_CALLS_PER_STAGE) -> Iterator[str]:
@@ -34,7 +35,8 @@ def graph_lines(graph: GraphView, *, max_calls: int = MAX_CALLS_PER_STAGE) -> It
             if above:
                 yield click.style(f"      ← {_listed(above, 70)}", dim=True)
             if call.error:
-                yield f"      {click.style(call.error.code, fg='red')}: {_shorten(call.error.message, 66)}"
+                room = LINE_WIDTH - 8 - len(call.error.code)
+                yield f"      {click.style(call.error.code, fg='red')}: {_shorten(call.error.message, room)}"
         if len(calls) > max_calls:
             yield f"    … {len(calls) - max_calls} more"
     yield summary_line(graph)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import click
 
-from parrot.cli.failures import Invocation
 from parrot.cli.output import json_option, say, seconds, write_json, write_table
 from parrot.errors import ConfigError
 from parrot.ports.clock import SystemClock
@@ -58,8 +57,7 @@ def models_init(preset: str, directory: Path, *, seed: int, as_json: bool) -> No
 @models.command("ls")
 @click.argument("directories", nargs=-1, type=click.Path(path_type=Path))
 @json_option
-@click.pass_obj
-def models_ls(_invocation: Invocation, directories: tuple[Path, ...], *, as_json: bool) -> None:
+def models_ls(directories: tuple[Path, ...], *, as_json: bool) -> None:
     """List presets, the models that Parrot made by itself, and the model directories in DIRECTORIES."""
     from parrot.config.directories import model_cache
     from parrot.engine.torch.init import list_presets

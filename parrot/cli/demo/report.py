@@ -1,6 +1,6 @@
 """What the demo says at its end: what each way took, and what serving whole applications saved."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 
 from parrot.cli.demo.applications import APPLICATIONS
@@ -40,27 +40,29 @@ def report_lines(runs: Sequence[Measured], *, note: str | None) -> Iterator[str]
             if run is not None:
                 yield _row(f"  {ROW_TITLES[way]}", _cells(run))
     yield ""
+    yield "saved in all, by giving whole applications to the service"
     for way in WAYS[1:]:
         yield saved_line(results, way)
     yield ""
     repeats = len(runs) // max(1, len(results))
     counted = f"medians of {repeats} runs each" if repeats > 1 else "one run each"
-    yield f"Same engine, prompts of the same length, same output lengths; {counted}, in this order."
-    yield "single, cached: a client's single requests; common prefixes are found all the same."
-    yield "single, unshared: single requests of which no two begin alike."
+    yield f"Same engine, same prompts, same output lengths; {counted}, in this order."
+    yield "trips: times the client asks and waits. prefilled: prompt tokens computed."
+    yield "single: one request a call; independent ones at once. cached: common prefixes"
+    yield "are found all the same. unshared: no two prompts begin alike."
     if note:
         yield note
 
 
-def saved_line(results: dict[tuple[str, Way], Measured], way: Way) -> str:
+def saved_line(results: Mapping[tuple[str, Way], Measured], way: Way) -> str:
     """What all applications together saved against one of the other ways."""
     ours, theirs = _total(results, "application"), _total(results, way)
-    faster = theirs["duration_s"] / ours["duration_s"] if ours["duration_s"] else 0.0
     saved_s = theirs["duration_s"] - ours["duration_s"]
+    ratio = f"{theirs['duration_s'] / ours['duration_s']:.2f}x" if ours["duration_s"] else ""
+    saved = {key: f"{theirs[key] - ours[key]:,.0f}" for key in ("prefilled", "round_trips")}
     return (
-        f"saved against {ROW_TITLES[way]:<16}: {saved_s:.2f} s ({faster:.2f}x), "
-        f"{theirs['prefilled'] - ours['prefilled']:,.0f} tokens of prefill, "
-        f"{theirs['round_trips'] - ours['round_trips']:,.0f} round trips"
+        f"{f'  against {ROW_TITLES[way]}':<30}{saved_s:>8.2f} s {ratio:>7}"
+        f"{saved['prefilled']:>11} tokens{saved['round_trips']:>8} trips"
     )
 
 
@@ -101,7 +103,7 @@ def _plain(run: Measured) -> dict[str, object]:
     return {field.name: getattr(run, field.name) for field in fields(run) if field.name != "graph"}
 
 
-def _total(results: dict[tuple[str, Way], Measured], way: Way) -> dict[str, float]:
+def _total(results: Mapping[tuple[str, Way], Measured], way: Way) -> dict[str, float]:
     runs = [run for (_, its_way), run in results.items() if its_way == way]
     return {
         "duration_s": sum(run.duration_s for run in runs),

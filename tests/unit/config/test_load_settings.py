@@ -44,10 +44,8 @@ def test_defaults_hold_when_nothing_is_set() -> None:
 
 
 def test_each_source_beats_those_below_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    user = write_user(
-        tmp_path,
-        "[limits]\nmax_fan_in = 1\nmax_sessions = 1\nmax_wait_s = 1\nmax_json_depth = 1\n[server]\nport = 1\n",
-    )
+    lowest = "max_fan_in = 1\nmax_sessions = 1\nmax_wait_s = 1\nmax_json_depth = 1\n"
+    user = write_user(tmp_path, f"[limits]\n{lowest}[server]\nport = 1\n")
     write("[limits]\nmax_fan_in = 2\nmax_sessions = 2\nmax_wait_s = 2\n")
     monkeypatch.setenv("PARROT_LIMITS__MAX_FAN_IN", "3")
     monkeypatch.setenv("PARROT_LIMITS__MAX_SESSIONS", "3")
