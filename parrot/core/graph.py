@@ -100,6 +100,10 @@ class ApplicationGraph:
         self._call_names: dict[str, CallId] = {}
         self._counts: dict[CallState, int] = dict.fromkeys(CALL_STATES, 0)
 
+    def set_limits(self, limits: Limits) -> None:
+        """Check additions against other limits from now on."""
+        self._limits = limits
+
     @property
     def calls(self) -> Mapping[CallId, Call]:
         """All calls in the order in which they were added; a view."""

@@ -7,7 +7,7 @@ from threading import Lock
 
 from parrot.core.prefixes import generated_key, root_key, text_key
 from parrot.core.variables import Variable
-from parrot.errors import CallError
+from parrot.errors import CallError, TemplateError
 from parrot.ports.engine import Tokenizer
 from parrot.types.ids import PrefixKey, TenantId, VariableId
 from parrot.types.program import ConstantSegment, InputSegment, OutputSegment, Program
@@ -103,6 +103,7 @@ def write_prompt(
 
     Raises:
         CallError: `context_overflow`, with both numbers in `data`.
+        TemplateError: `empty_prompt`, when not a single token comes before the first output.
     """
     key = root_key(salt=salt, tenant_id=tenant_id, model_hash=model.model_hash, add_bos=program.add_bos)
     pending: list[int] = list(model.tokenizer.bos_ids) if program.add_bos else []
@@ -123,6 +124,10 @@ def write_prompt(
             keys.append(key)
             lengths.append(num_tokens)
     num_tokens -= len(pending)
+    if not (parts and parts[0].token_ids):
+        raise TemplateError(
+            "nothing stands before the first output: its inputs are empty", code="empty_prompt"
+        )
     prompt = Prompt(parts=tuple(parts), keys=tuple(keys), lengths=tuple(lengths), num_tokens=num_tokens)
     check_window(prompt, model)
     return prompt

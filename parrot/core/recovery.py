@@ -1,5 +1,6 @@
 """A session rebuilt from its log, as it stood when the last event was committed."""
 
+import sys
 from collections.abc import Sequence
 
 from parrot.core.graph import ApplicationGraph, NewCall
@@ -24,6 +25,17 @@ from parrot.types.events import (
 )
 from parrot.types.ids import CallId
 from parrot.wire.requests import CallSpec
+
+_WITHOUT_LIMITS = Limits(
+    max_value_bytes=sys.maxsize,
+    max_batch_calls=sys.maxsize,
+    max_session_calls=sys.maxsize,
+    max_pending_calls=sys.maxsize,
+    max_session_variables=sys.maxsize,
+    max_graph_depth=sys.maxsize,
+    max_fan_in=sys.maxsize,
+)
+"""What was accepted once is taken again, whatever the limits are now."""
 
 
 def new_session(event: SessionOpened, limits: Limits) -> Session:
@@ -75,10 +87,11 @@ def rebuild(log: Sequence[Appended], limits: Limits) -> tuple[Session, tuple[Cal
     first = log[0].event if log else None
     if not isinstance(first, SessionOpened):
         raise StoreError("a session's log does not begin with its opening", code="store_corrupt")
-    session = new_session(first, limits)
+    session = new_session(first, _WITHOUT_LIMITS)
     session.recovered = True
     for appended in log[1:]:
         _replay(session, appended.event)
+    session.graph.set_limits(limits)
     for call in session.graph.calls.values():
         if call.state == "running":
             session.graph.requeue(call.call_id)

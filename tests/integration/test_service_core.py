@@ -498,3 +498,25 @@ async def test_random_applications_give_the_text_of_running_them_by_hand(seed: i
             }
             await submit(service, by_hand, plain)
             assert (await get(service, by_hand, f"v{number}")).value == together[number]
+
+
+async def test_a_restart_under_lower_limits_keeps_what_was_accepted(tmp_path: Path) -> None:
+    durable = StoreConfig(path=tmp_path / "parrot.db")
+    async with running_service(SLOW, store=await open_store(durable)) as service:
+        sid = await open_session(service)
+        await submit(service, sid, *(call("x {{out}}", f"a{i}", max_tokens=50) for i in range(5)))
+    low = Limits(max_session_calls=2, max_batch_calls=1)
+    async with running_service(store=await open_store(durable), limits=low) as service:
+        assert [(await get(service, sid, f"a{i}")).state for i in range(5)] == ["ready"] * 5
+        with pytest.raises(InvalidError):
+            await submit(service, sid, call("y {{out}}", "b"))
+
+
+async def test_a_prompt_whose_inputs_are_all_empty_fails_by_itself() -> None:
+    async with running_service() as service:
+        sid = await open_session(service)
+        await submit(service, sid, call("{{x}}{{out}}", "a", x="$later"))
+        await service.set_variable(TENANT, sid, "later", SetVariable(value=""))
+        view = await get(service, sid, "a")
+        assert view.error is not None
+        assert view.error.code == "empty_prompt"

@@ -1,5 +1,6 @@
 """One attempt of one call on one engine: fork, fill, generate, hand the values on, free."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from parrot.ports.engine import ContextRef, Engine, GenerateEnd, GenerateRequest
 from parrot.types.events import CallStarted
 from parrot.types.ids import ContextId, RequestId, VariableId
 
+LONG_TEXT_CHARS = 8192
+"""Transforms of longer texts run in a thread: a pattern may take its time over them."""
 MAX_FORK_TRIES = 4
 """A parent can be evicted between the decision to fork from it and the fork; then the next best prefix is
 tried."""
@@ -97,7 +100,7 @@ class Attempt:
                 continue
             before = self._filled + len(token_ids)
             generated = await self._generate(part, token_ids, parent)
-            resolved = self._transform(part, generated)
+            resolved = await self._transform(part, generated)
             self._resolve(resolved)
             keyed = keyed and resolved.token_ids is not None
             context_id = self._contexts[-1]
@@ -172,8 +175,12 @@ class Attempt:
                     return Generated(text="".join(texts), token_ids=tuple(generated), end=chunk.end)
         raise EngineError("the engine ended an output without saying how", code="engine_bad_output")
 
-    def _transform(self, part: PromptPart, generated: Generated) -> Resolved:
-        value = apply_transforms(part.output.transforms, generated.text, self._runtime.limits)
+    async def _transform(self, part: PromptPart, generated: Generated) -> Resolved:
+        transforms, text, limits = part.output.transforms, generated.text, self._runtime.limits
+        if transforms and len(text) > LONG_TEXT_CHARS:
+            value = await asyncio.to_thread(apply_transforms, transforms, text, limits)
+        else:
+            value = apply_transforms(transforms, text, limits)
         same = value == generated.text
         return Resolved(
             variable_id=part.output.variable_id,
