@@ -84,7 +84,8 @@ class Reader:
             self._wait_until_ready(server, self._here(block.until_url or ""), log)
             yield
         finally:
-            os.killpg(server.pid, signal.SIGTERM)
+            if server.poll() is None:
+                os.killpg(server.pid, signal.SIGTERM)
             server.wait(STOP_TIMEOUT_S)
 
     def routes(self) -> set[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FENCE = re.compile(r"^ *```(?P<language>[\w-]*)[^\n]*\n(?P<code>.*?)^ *```[ ]*$", re.MULTILINE | re.DOTALL)
-NOT_RUN = re.compile(r"<!-- not run: (?P<reason>.+?) -->\s*\Z", re.DOTALL)
+NOT_RUN = re.compile(r"<!-- not run: (?P<reason>(?:(?!-->).)+) -->\s*\Z", re.DOTALL)
 RUNS_UNTIL = re.compile(r"<!-- runs until (?P<url>\S+) answers -->\s*\Z")
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 

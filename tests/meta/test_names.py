@@ -8,7 +8,7 @@ from project_files import ROOT, functions, python_files, shown, tree
 EMPTY_NAMES = {"util", "utils", "misc", "common", "helper", "helpers", "manager"}
 """Module names that say nothing about what is inside."""
 
-ASSERTING_CALLS = ("raises", "warns", "assert_", "check_", "expect_", "run_contract")
+ASSERTING_CALLS = ("raises", "warns", "assert_", "check", "expect", "run_contract")
 """Beginnings of the names of functions that fail when a behaviour is not there."""
 
 
