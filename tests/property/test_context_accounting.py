@@ -39,7 +39,7 @@ class ContextAccounting(RuleBasedStateMachine):
         self.roots: list[Node] = []
         self.count = 0
 
-    @initialize(num_blocks=st.integers(4, 40), block_tokens=st.sampled_from([1, 3, 8]))
+    @initialize(num_blocks=st.integers(6, 60), block_tokens=st.sampled_from([1, 3, 8]))
     def begin(self, num_blocks: int, block_tokens: int) -> None:
         self.block_tokens = block_tokens
         self.tree = ContextTree(num_blocks=num_blocks, block_tokens=block_tokens)
@@ -64,8 +64,8 @@ class ContextAccounting(RuleBasedStateMachine):
         assert context is not None
         return context
 
-    @rule(data=st.data(), fork=st.booleans())
-    def create(self, data: st.DataObject, fork: bool) -> None:
+    @rule(data=st.data(), fork=st.integers(0, 3), num_tokens=st.integers(0, 12))
+    def create(self, data: st.DataObject, fork: int, num_tokens: int) -> None:
         """C3: a fork at any length copies nothing and takes no block."""
         self.count += 1
         name = ContextId(self.count)
@@ -84,12 +84,15 @@ class ContextAccounting(RuleBasedStateMachine):
             self.tree.create(name, parent=None, start=0)
         (node.parent.children if node.parent else self.roots).append(node)
         assert self.tree.num_free == free
+        self.append_to(node, num_tokens)
 
     @precondition(lambda self: any(node.held for node in self.nodes()))
-    @rule(data=st.data(), num_tokens=st.integers(0, 40))
+    @rule(data=st.data(), num_tokens=st.integers(0, 12))
     def append(self, data: st.DataObject, num_tokens: int) -> None:
+        self.append_to(self.pick(data, held=True), num_tokens)
+
+    def append_to(self, node: Node, num_tokens: int) -> None:
         """C5: what does not fit changes nothing in use; what fits may cost cache only."""
-        node = self.pick(data, held=True)
         context = self.real(node)
         for gap in self.tree.missing(context):
             if not self.tree.recompute(gap.context, gap.until):
@@ -118,12 +121,13 @@ class ContextAccounting(RuleBasedStateMachine):
         self.tree.hold(self.real(node))
         node.held, node.retained = True, False
 
-    @rule(data=st.data())
-    def evict(self, data: st.DataObject) -> None:
-        """C4: eviction takes cache, and never what something in use stands on."""
-        owned = self.tree.num_owned
-        self.tree.evict(data.draw(st.integers(0, self.tree.num_blocks)))
+    @rule(num_blocks=st.integers(0, 60))
+    def evict(self, num_blocks: int) -> None:
+        """C4: eviction takes cache, all of it if need be, and never what something in use stands on."""
+        owned, available = self.tree.num_owned, self.tree.num_available
+        self.tree.evict(num_blocks)
         assert self.tree.num_owned == owned
+        assert self.tree.num_free >= min(num_blocks, available)
 
     @precondition(lambda self: any(node.in_use for node in self.nodes()))
     @rule(data=st.data(), keep=st.integers(0, 20))
@@ -176,5 +180,5 @@ class ContextAccounting(RuleBasedStateMachine):
             assert [token for piece in self.real(node).prompt() for token in piece] == node.text
 
 
-ContextAccounting.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+ContextAccounting.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
 TestContextAccounting = ContextAccounting.TestCase
