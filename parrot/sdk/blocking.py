@@ -20,6 +20,7 @@ from parrot.sdk.function import SemanticFunction
 from parrot.sdk.graph import Graph
 from parrot.sdk.native import NativeFunction
 from parrot.sdk.session import Session, SessionEvent
+from parrot.sdk.submission import Group
 from parrot.sdk.variable import SemanticVariable
 from parrot.types.objective import Objective
 
@@ -139,10 +140,17 @@ class SyncSession:
     @contextmanager
     def batch(self) -> Iterator[None]:
         """See `Session.batch`."""
-        with self._session.collect() as group:
+        if self._session.in_batch():
             yield
-        if group is not None:
-            self._driver.run(self._session.send, group)
+            return
+        group = self._driver.call(Group)
+        try:
+            with self._session.collect(group):
+                yield
+        except BaseException:
+            self._driver.call(self._session.abandon, group)
+            raise
+        self._driver.run(self._session.send, group)
 
     def variable(self, name: str, value: str | None = None) -> SyncVariable[str]:
         """See `Session.variable`."""

@@ -62,6 +62,8 @@ class _Native:
     function: str
     output: SemanticVariable[Any]
     task: asyncio.Task[None] | None = None
+    state: State = "waiting"
+    """Until it has ended."""
 
 
 _BATCH: ContextVar[tuple["Session", Group] | None] = ContextVar("parrot_batch", default=None)
@@ -123,29 +125,36 @@ class Session:
         Raises:
             ParrotError: what the service says against the batch.
         """
-        with self.collect() as group:
+        if self.in_batch():
             yield
-        if group is not None:
-            await self.send(group)
-
-    @contextmanager
-    def collect(self) -> Iterator[Group | None]:
-        """The calls made inside go into a group, which is yet to be sent; None inside another batch."""
-        if self._open_group() is not None:
-            yield None
             return
         group = Group()
+        try:
+            with self.collect(group):
+                yield
+        except BaseException:
+            self.abandon(group)
+            raise
+        await self.send(group)
+
+    @contextmanager
+    def collect(self, group: Group) -> Iterator[None]:
+        """The calls made inside go into `group`, which is yet to be sent or abandoned."""
         token = _BATCH.set((self, group))
         try:
-            yield group
-        except BaseException:
-            group.closed = True
-            group.fail(
-                UsageError("the batch was given up, for its block raised; nothing of it was submitted")
-            )
-            raise
+            yield
         finally:
             _BATCH.reset(token)
+
+    def in_batch(self) -> bool:
+        """Whether the caller is in the block of an open batch."""
+        return self._open_group() is not None
+
+    def abandon(self, group: Group) -> None:
+        """Give up what `collect` gathered."""
+        group.closed = True
+        group.fail(UsageError("the batch was given up, for its block raised; nothing of it was submitted"))
+        self._spawn(self._cancel_after_flush(group.outputs()))
 
     async def send(self, group: Group) -> None:
         """Submit what `collect` gathered."""
@@ -238,8 +247,9 @@ class Session:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        unfinished = [native.output for native in self._natives if _fail_unfinished(native)]
         if keep:
-            await self._submitter.flush()
+            await self._cancel_after_flush(unfinished)
         await self._submitter.close()
         if keep:
             return
@@ -348,17 +358,19 @@ class Session:
         output = SemanticVariable[Any](self, name, parse=function.parse, inputs=inputs, local=Once())
         native = _Native(f"{function.name[:48]}_{number}", output)
         self._natives.append(native)
-        native.task = self._spawn(self._run_native(function, arguments, output))
+        native.task = self._spawn(self._run_native(function, arguments, native))
         return output
 
     async def _run_native(
-        self, function: NativeFunction[Any], arguments: inspect.BoundArguments, output: SemanticVariable[Any]
+        self, function: NativeFunction[Any], arguments: inspect.BoundArguments, native: _Native
     ) -> None:
+        output = native.output
         try:
             resolved = await resolve(arguments)
         except ParrotError as error:
             await self._fail_local(output, upstream_failure(output) or _upstream(output, error))
             return
+        native.state = "running"
         try:
             await self._provide(output, await function.run(resolved))
         except CallError as error:
@@ -388,9 +400,12 @@ class Session:
         """Fail a variable of this program, and cancel the calls that wait for it in the service."""
         if variable.local is not None:
             variable.local.fail(error)
+        await self._cancel_after_flush((variable,))
+
+    async def _cancel_after_flush(self, variables: Sequence[SemanticVariable[Any]]) -> None:
         await self._submitter.flush()
-        if variable.consumed:
-            await self._cancel_consumers((variable,))
+        if consumed := [variable for variable in variables if variable.consumed]:
+            await self._cancel_consumers(consumed)
 
     async def _cancel_consumers(self, variables: Sequence[SemanticVariable[Any]]) -> None:
         try:
@@ -458,9 +473,19 @@ def _upstream(output: SemanticVariable[Any], error: ParrotError) -> CallError:
 def _native_state(native: _Native) -> State:
     local = native.output.local
     if local is None or not local.done:
-        waits = any(variable.local is None or not variable.local.done for variable in native.output.inputs)
-        return "waiting" if waits else "running"
-    return "done" if local.error is None else "failed"
+        return native.state
+    if local.error is None:
+        return "done"
+    return "cancelled" if local.error.code == "cancelled" else "failed"
+
+
+def _fail_unfinished(native: _Native) -> bool:
+    """Fail a native function that the session's end has stopped; whether there was anything to fail."""
+    local = native.output.local
+    if local is None or local.done:
+        return False
+    local.fail(UsageError("the session was closed before the function had ended"))
+    return True
 
 
 def _json_object(event: StreamEvent, address: str) -> Mapping[str, Any]:

@@ -50,6 +50,10 @@ class Group:
         fits = len(self.calls) < MAX_GROUP_CALLS and self.num_bytes + len(call.body) <= MAX_GROUP_BYTES
         return fits and not self.closed
 
+    def outputs(self) -> list[SemanticVariable[Any]]:
+        """The variables that its calls produce."""
+        return [variable for call in self.calls for variable in call.outputs.values()]
+
     def fail(self, error: ParrotError) -> None:
         """None of it will ever be with the service."""
         for call in self.calls:
@@ -132,8 +136,7 @@ class Submitter:
             else:
                 _settle(calls, answer)
         group.settled.set(None)
-        outputs = [variable for call in group.calls for variable in call.outputs.values()]
-        if lost := [output for output in outputs if output.failure is not None and output.consumed]:
+        if lost := [output for output in group.outputs() if output.failure is not None and output.consumed]:
             await self._on_lost(lost)
 
 

@@ -11,6 +11,7 @@ from sdk_harness import SLOW, application, embedded_session, listening
 import parrot
 from parrot import Input, Join, Output, native_function, semantic_function
 from parrot.errors import CallError, GoneError, InvalidError, NotFoundError, UsageError, WaitTimeoutError
+from parrot.sdk.asgi import StreamingASGITransport
 
 
 @semantic_function(max_tokens=24)
@@ -209,6 +210,31 @@ def test_blocking_session_runs_embedded_from_its_name_alone() -> None:
         text = session.call(note, part="x")
         assert "".join(text.stream()) == text.get(timeout_s=20)
         assert [node.state for node in session.graph().nodes] == ["done"]
+
+
+class AnswerLost(StreamingASGITransport):
+    """Loses the first answer to a submission, after the service has committed it."""
+
+    lost = 0
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        response = await super().handle_async_request(request)
+        if request.url.path.endswith("/calls") and not self.lost:
+            self.lost += 1
+            await response.aclose()
+            raise httpx2.ReadError("cut", request=request)
+        return response
+
+
+async def test_submission_whose_answer_was_lost_is_not_made_twice() -> None:
+    async with application() as app:
+        transport = AnswerLost(app)
+        async with parrot.connect(transport=transport) as session:
+            text = await note("part").get(timeout_s=20)
+            graph = await session.graph()
+    assert transport.lost == 1
+    assert len(text) > 0
+    assert len(graph.nodes) == 1
 
 
 async def test_many_calls_of_one_tick_come_back_in_order() -> None:

@@ -72,6 +72,17 @@ def test_batch_goes_in_one_request(session: SyncSession, service: FakeService) -
     assert [len(submission["calls"]) for submission in service.submissions] == [3]
 
 
+def test_batch_whose_block_raises_sends_nothing(session: SyncSession, service: FakeService) -> None:
+    with pytest.raises(KeyError), session.batch():  # noqa: PT012
+        code = session.call(write_code, task="a")
+        with session.batch():
+            session.call(write_code, task="b")
+        raise KeyError("x")
+    with pytest.raises(UsageError, match="given up"):
+        code.get()
+    assert service.submissions == []
+
+
 def test_stream_and_input_variables_block(session: SyncSession, service: FakeService) -> None:
     ready = {"variable_id": "v", "name": None, "state": "ready", "value": "ab"}
     service.streams = [sse(("delta", {"attempt": 1, "text": "a"}, "1"), ("ready", ready, "2"))]

@@ -1,6 +1,7 @@
 """What a session sends, in which order, and how failures come back."""
 
 import asyncio
+import os
 import time
 from typing import Annotated, Any
 
@@ -121,6 +122,33 @@ async def test_batch_whose_block_raises_sends_nothing(service: FakeService) -> N
         with pytest.raises(UsageError, match="given up"):
             await code.get()
     assert service.submissions == []
+
+
+async def test_calls_outside_an_abandoned_batch_that_wait_for_it_are_cancelled(service: FakeService) -> None:
+    service.answers["test"] = {"state": "failed", "error": {"code": "cancelled", "message": "cancelled"}}
+    async with open_session(service) as session:
+        inside: list[Any] = []
+        entered, leave = asyncio.Event(), asyncio.Event()
+
+        async def give_up() -> None:
+            async with session.batch():
+                inside.append(write_code(task="a"))
+                entered.set()
+                await leave.wait()
+                raise KeyError("x")
+
+        task = asyncio.create_task(give_up())
+        await entered.wait()
+        outside = write_test("a", inside[0])
+        await asyncio.sleep(0.01)
+        leave.set()
+        with pytest.raises(KeyError):
+            await task
+        with pytest.raises(CallError) as caught:
+            await outside
+        await asyncio.sleep(0.01)
+    assert (caught.value.code, caught.value.data["root"]) == ("upstream_failed", "bad_usage")
+    assert service.cancels == [{"variables": [inside[0].name]}]
 
 
 async def test_refused_submission_is_raised_at_get_and_at_batch_end(service: FakeService) -> None:
@@ -415,6 +443,32 @@ async def test_use_in_another_loop_or_thread_is_refused(service: FakeService) ->
             return "refused"
 
         assert await asyncio.to_thread(elsewhere) == "refused"
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+async def test_use_across_a_fork_is_refused(service: FakeService) -> None:
+    async with open_session(service) as session:
+        child = os.fork()
+        if child == 0:
+            try:
+                session.call(write_code, task="a")
+            except UsageError:
+                os._exit(7)
+            os._exit(1)
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 7
+
+
+async def test_native_function_that_the_sessions_end_stops_fails_for_who_waits(service: FakeService) -> None:
+    service.answers["code"] = pending()
+    async with open_session(service, keep=True):
+        joined = join([write_code(task="a")])
+        write_test("t", joined)
+        waiting = asyncio.create_task(joined.get())
+        await asyncio.sleep(0.01)
+    with pytest.raises(UsageError, match="closed"):
+        await waiting
+    assert service.cancels == [{"variables": [joined.name]}]
 
 
 async def test_stream_gives_pieces_and_resumes_where_it_broke(service: FakeService) -> None:
