@@ -76,7 +76,7 @@ def _option_keys(options: Mapping[str, str | int | Path | None]) -> dict[str, ob
             raise click.UsageError("the scripted engine takes no --model")
         _require_torch()
         given["engines.main.kind"] = "torch"
-        given["engines.main.model_dir"] = find_model(str(given["engines.main.model_dir"]))
+        given["engines.main.model_dir"] = str(find_model(str(given["engines.main.model_dir"])))
     return dict(given)
 
 
