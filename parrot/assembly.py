@@ -123,7 +123,7 @@ def choose_engine(
         return EngineSettings(name=ENGINE_NAME, replicas=replicas, config=ScriptedConfig())
     if model is None:
         directory = random_model(on_progress=on_progress)
-        tell(f"no model is named: using a small random one ({NOISE})")
+        tell(f"no model is named, so a small random one is used:\n        {NOISE}")
     else:
         directory = find_model(model)
     return EngineSettings(name=ENGINE_NAME, replicas=replicas, config=TorchConfig(model_dir=str(directory)))

@@ -44,7 +44,7 @@ def serve(
     """Serve applications over HTTP.
 
     Ctrl-C once lets running calls end, twice stops at once; what was acknowledged is finished after the
-    next start. With --json one line on standard output says when and where the service listens.
+    next start. With --json one line on standard output says where, when calls can be run.
     """
     from parrot.cli.logs import configure_logs
     from parrot.cli.serving import serve_until_stopped

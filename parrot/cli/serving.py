@@ -136,14 +136,14 @@ async def _greet(
         ConfigError: no engine can be started as it is configured.
     """
     url = await listening
-    if as_json:
-        click.echo(json.dumps({"url": url, "pid": os.getpid(), "version": __version__}))
     try:
         if settings.engines:
             await service.wait_ready()
     except EngineError as error:
         say(f"warning: {error.message}; trying again")
     phases.close()
+    if as_json:
+        click.echo(json.dumps({"url": url, "pid": os.getpid(), "version": __version__}))
     for line in banner(url, service.engines()):
         say(line)
 

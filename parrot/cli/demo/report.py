@@ -46,10 +46,10 @@ def report_lines(runs: Sequence[Measured], *, note: str | None) -> Iterator[str]
     yield ""
     repeats = len(runs) // max(1, len(results))
     counted = f"medians of {repeats} runs each" if repeats > 1 else "one run each"
-    yield f"Same engine, same prompts, same output lengths; {counted}, in this order."
-    yield "trips: times the client asks and waits. prefilled: prompt tokens computed."
-    yield "single: one request a call; independent ones at once. cached: common prefixes"
-    yield "are found all the same. unshared: no two prompts begin alike."
+    yield f"Same engine, same prompts, same output lengths; {counted}, in the"
+    yield "order of the rows. trips: times the client asks and waits. prefilled: prompt"
+    yield "tokens computed. single: one request a call, independent ones at once."
+    yield "cached: common prefixes are found all the same. unshared: no two begin alike."
     if note:
         yield note
 

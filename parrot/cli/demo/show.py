@@ -54,8 +54,8 @@ def show(files: Sequence[Path], *, model: str | None, engine: str | None, repeat
 def _engine_note(engine: EngineView, *, named: bool) -> str | None:
     """What must be known of the engine to judge the figures."""
     if engine.kind == "scripted":
-        return "The scripted engine's words are made up and cost nothing: times are the service's own."
-    return None if named else f"The model is random: {NOISE}."
+        return "The scripted engine's work costs nothing: times are the service's own."
+    return None if named else f"Random model: {NOISE}."
 
 
 async def _run_all(service: ServiceClient, document: Document, *, repeat: int) -> list[Measured]:
