@@ -11,8 +11,7 @@
     │   ├── GoneError             it was there and has ended
     │   ├── TooLargeError         beyond a byte limit
     │   ├── MediaTypeError        a content type or encoding that is not served
-    │   ├── AuthenticationError   no key, or not a valid one
-    │   └── ForbiddenError        a feature that is switched off
+    │   └── AuthenticationError   no key, or not a valid one
     ├── OverLimitError            a quota is used up; later it may go through
     ├── UnavailableError          the service cannot take it now
     ├── CallError                 a call ran, or could not run, and its variables carry this
@@ -137,12 +136,6 @@ class AuthenticationError(RequestError):
     """No key, or not a valid one."""
 
     default_code = "unauthenticated"
-
-
-class ForbiddenError(RequestError):
-    """A feature that is switched off in this service."""
-
-    default_code = "forbidden"
 
 
 class OverLimitError(ParrotError):
@@ -286,7 +279,6 @@ CODES: dict[str, CodeInfo] = _table(
     ("P1700", "too_large", TooLargeError, "the body or a value is too large"),
     ("P1800", "unsupported_media_type", MediaTypeError, "send application/json, not compressed"),
     ("P1900", "unauthenticated", AuthenticationError, "send Authorization: Bearer KEY"),
-    ("P1901", "forbidden", ForbiddenError, "switched off in this service"),
     ("P2000", "over_limit", OverLimitError, "a quota is used up"),
     ("P2100", "unavailable", UnavailableError, "the service cannot take it now"),
     ("P2101", "draining", UnavailableError, "the service is shutting down"),

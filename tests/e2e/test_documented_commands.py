@@ -45,12 +45,15 @@ def _free_port() -> int:
 
 
 class Reader:
-    """Somebody who types a page's blocks, one after the other, in a directory of their own."""
+    """Somebody who types a page's blocks, one after the other, in a directory of their own.
+
+    The documented port is replaced by `port`, so that nothing that listens on this machine disturbs.
+    """
 
     def __init__(self, directory: Path, port: int) -> None:
         self._directory = directory
         self._port = port
-        self._environment = _environment(directory)
+        self._environment = {**_environment(directory), "PARROT_URL": f"http://127.0.0.1:{port}"}
 
     def type(self, block: Block) -> str:
         """Run a block; its standard output."""

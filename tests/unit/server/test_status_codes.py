@@ -23,7 +23,6 @@ EXPECTED = {
     "bad_header": 400,
     "bad_event_id": 400,
     "unauthenticated": 401,
-    "forbidden": 403,
     "not_found": 404,
     "model_not_found": 404,
     "no_route": 404,
