@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx2
 from pydantic import ValidationError
 
-from parrot.errors import ParrotError, UnreachableError, UsageError
+from parrot.errors import ConflictError, ParrotError, UnreachableError, UsageError
 from parrot.sdk.retry import NO_RETRY, QUICK_RETRY, RetryPolicy
 from parrot.types.objective import Objective
 from parrot.wire.answers import (
@@ -175,7 +175,8 @@ class Client:
                     async for event in events:
                         failures, event_id = 0, event.id
                         if event.event == "error":
-                            raise self._stream_error(event.data)
+                            told = self._stream_error(event.data)
+                            raise _RetryableAnswer(told) if told.retryable else told
                         yield StreamEvent(name=event.event, data=event.data)
                         if event.event in last:
                             return
@@ -186,6 +187,12 @@ class Client:
                 error = self._unreachable(problem)
             except _RetryableAnswer as answer:
                 error = answer.error
+            except ConflictError as conflict:
+                # A service that was restarted has not come so far again: begin anew, as after a reset.
+                if conflict.code != "event_from_future" or not event_id or "ready" not in last:
+                    raise
+                error, event_id = conflict, ""
+                yield StreamEvent(name="reset", data="{}")
             failures += 1
             if failures >= self._retry.attempts:
                 raise error

@@ -487,6 +487,29 @@ async def test_stream_gives_pieces_and_resumes_where_it_broke(service: FakeServi
     assert service.last_event_ids == [None, "2", "4"]
 
 
+async def test_stream_that_the_service_breaks_off_for_a_while_is_taken_up(service: FakeService) -> None:
+    ready = {"variable_id": "v", "name": None, "state": "ready", "value": "ab"}
+    service.streams = [
+        sse(("error", {"error": {"code": "draining", "message": "restarting"}}, "")),
+        sse(("ready", ready, "1")),
+    ]
+    async with open_session(service):
+        assert [piece async for piece in write_code(task="a").stream()] == ["ab"]
+    assert len(service.last_event_ids) == 2
+
+
+async def test_stream_that_a_restart_threw_back_begins_anew(service: FakeService) -> None:
+    ready = {"variable_id": "v", "name": None, "state": "ready", "value": "abcd"}
+    service.streams = [
+        sse(("delta", {"attempt": 1, "text": "abc"}, "1.3")),
+        error_response(409, "event_from_future"),
+        sse(("delta", {"attempt": 2, "text": "ab"}, "2.2"), ("ready", ready, "2.4")),
+    ]
+    async with open_session(service):
+        assert [piece async for piece in write_code(task="a").stream()] == ["abc", "d"]
+    assert service.last_event_ids == [None, "1.3", None]
+
+
 async def test_stream_of_another_attempt_with_other_text_raises_stream_reset(service: FakeService) -> None:
     service.streams = [
         sse(
