@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import VARIANTS, StartDriver, Variant
+from torch_driver import VARIANTS, StartDriver, Variant
 
 from parrot.engine.torch.tokenizer import load_tokenizer
 
