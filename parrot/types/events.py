@@ -148,7 +148,7 @@ class VariableReady:
     value: str
     num_tokens: int
     raw: str | None = None
-    """The text as the model wrote it, when transforms made another value of it; later outputs of the call follow it."""
+    """What the model wrote, when transforms made another value of it; the call's later outputs follow it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,10 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from parrot.engine.launch import start_here
-
 from parrot.core.limits import Limits
 from parrot.core.service import Service
 from parrot.core.service_config import ServiceConfig
+from parrot.engine.launch import start_here
 from parrot.engine.scripted_config import ScriptedConfig
 from parrot.ports.clock import SystemClock
 from parrot.ports.store import Store
@@ -68,7 +67,7 @@ async def get(service: Service, sid: str, ref: str, wait_s: float = 10.0) -> Var
 
 
 def call(template: str, output: str, *, max_tokens: int = 8, **inputs: str) -> dict[str, Any]:
-    """A call with one output `out`, named `output`; inputs that start with `$` are variables, others values."""
+    """A call with one output `out`, named `output`; an input that starts with `$` is a variable."""
     parameters: dict[str, Any] = {
         name: {"variable": value[1:]} if value.startswith("$") else {"value": value}
         for name, value in inputs.items()
