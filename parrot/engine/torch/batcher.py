@@ -145,8 +145,11 @@ class Batcher:
         budget = max(1, self.step_tokens - sum(chunk.num_tokens == 1 for chunk, _ in candidates))
         keep: dict[Context, int] = {}
         admitting = True
+        num_preemptions = self.num_preemptions
         for chunk, rank in candidates:
             request = chunk.request
+            if self.num_preemptions != num_preemptions and not _holds(chunk):
+                continue
             if (chunk.num_tokens > 1 and not budget) or not (request.begun or admitting):
                 continue
             if not self._make_room(chunk, rank, keep, alone=not step.chunks):
@@ -365,3 +368,12 @@ class Batcher:
 
 def _rank(request: Request) -> Rank:
     return request.rank
+
+
+def _holds(chunk: Chunk) -> bool:
+    """What the chunk builds on is still there, after others took blocks."""
+    context = chunk.context
+    first = chunk.end if chunk.probe else chunk.first
+    return context.num_computed >= first and all(
+        ancestor.num_computed >= need for ancestor, need in context.lineage()
+    )

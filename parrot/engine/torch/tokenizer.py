@@ -44,7 +44,7 @@ def load_tokenizer(model_dir: str) -> "TorchTokenizer":
         missing = [_added_token(v) for k, v in sorted(extra.items()) if k not in known]
         markup = _build(document, missing)
         plain = _build(_with_plain_added_tokens(document), [])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise _bad_model(path, error) from error
     except Exception as error:  # the tokenizers library raises bare Exception for a damaged file
         if type(error) is not Exception:
