@@ -96,6 +96,9 @@ def rebuild(log: Sequence[Appended], limits: Limits) -> tuple[Session, tuple[Cal
         if call.state == "running":
             session.graph.requeue(call.call_id)
     ready = tuple(call.call_id for call in session.graph.calls.values() if call.state == "ready")
+    for call_id in ready:
+        # An attempt may have begun that the store did not learn of; its number must not come again.
+        session.records[call_id].attempt = max(1, session.records[call_id].attempt)
     return session, ready
 
 

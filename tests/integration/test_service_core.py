@@ -520,3 +520,26 @@ async def test_a_prompt_whose_inputs_are_all_empty_fails_by_itself() -> None:
         view = await get(service, sid, "a")
         assert view.error is not None
         assert view.error.code == "empty_prompt"
+
+
+async def test_whoever_reads_a_value_finds_its_call_done() -> None:
+    async with running_service(SLOW) as service:
+        sid = await open_session(service)
+        for number in range(10):
+            answer = await submit(service, sid, call("x {{out}}", f"a{number}", max_tokens=2))
+            await get(service, sid, f"a{number}")
+            assert node(service, sid, answer.calls[0].name).state == "done"
+
+
+async def test_a_stream_cut_by_a_restart_goes_on_with_a_reset(tmp_path: Path) -> None:
+    durable = StoreConfig(path=tmp_path / "parrot.db")
+    async with running_service(SLOW, store=await open_store(durable)) as service:
+        sid = await open_session(service)
+        await submit(service, sid, call("x {{out}}", "a", max_tokens=30))
+        seen = service.stream_variable(TENANT, sid, "a")
+        positions = [(await anext(seen)).event_id for _ in range(8)]
+        await seen.aclose()
+    async with running_service(SLOW, store=await open_store(durable)) as service:
+        items = await stream(service, sid, "a", positions[-1])
+        assert items[0].event == "reset"
+        assert joined(items) == (await get(service, sid, "a")).value

@@ -310,9 +310,8 @@ class Dispatcher:
             failure = Failure(code="internal", message="a fault of the service; its log has the call's id")
             self.fail(session, [record.call_id], failure)
         else:
-            session.graph.finish(record.call_id)
-            now = self._runtime.clock.wall_s()
-            self._runtime.journal.record([self._finished(session, record, "done", now)])
+            if not session.graph.calls[record.call_id].ended:
+                self._runtime.journal.record([self._finish(session, record)])
 
     def _resolve(self, session: Session, record: CallRecord, model: Model, resolved: Resolved) -> None:
         ready = session.graph.resolve(
@@ -327,19 +326,22 @@ class Dispatcher:
         session.attempts[resolved.variable_id] = record.attempt
         if resolved.raw is not None:
             session.raw_texts[resolved.variable_id] = resolved.raw
-        self._runtime.journal.record(
-            [
-                VariableReady(
-                    session_id=session.session_id,
-                    variable_id=resolved.variable_id,
-                    call_id=record.call_id,
-                    attempt=record.attempt,
-                    value=resolved.value,
-                    num_tokens=resolved.num_tokens,
-                    raw=resolved.raw,
-                )
-            ]
-        )
+        events: list[Event] = [
+            VariableReady(
+                session_id=session.session_id,
+                variable_id=resolved.variable_id,
+                call_id=record.call_id,
+                attempt=record.attempt,
+                value=resolved.value,
+                num_tokens=resolved.num_tokens,
+                raw=resolved.raw,
+            )
+        ]
+        call = session.graph.calls[record.call_id]
+        if all(session.graph.variables[output].state == "ready" for output in call.outputs.values()):
+            # In one commit with the last value, so that whoever reads the value finds the call done.
+            events.append(self._finish(session, record))
+        self._runtime.journal.record(events)
         self.make_ready(session, ready)
 
     def _engine_failed(self, session: Session, record: CallRecord, error: EngineError) -> None:
@@ -377,6 +379,10 @@ class Dispatcher:
             )
             session.graph.requeue(record.call_id)
             self.make_ready(session, [record.call_id])
+
+    def _finish(self, session: Session, record: CallRecord) -> CallFinished:
+        session.graph.finish(record.call_id)
+        return self._finished(session, record, "done", self._runtime.clock.wall_s())
 
     def _finished(
         self, session: Session, record: CallRecord, outcome: CallOutcome, now: float

@@ -46,7 +46,7 @@ async def stream_variable(
     """
     attempt, num_chars = _parse_position(last_event_id)
     now = _stands(runtime, session, variable)
-    if attempt > now.attempt or (attempt == now.attempt and num_chars > now.num_chars):
+    if attempt > now.attempt or (now.started and attempt == now.attempt and num_chars > now.num_chars):
         raise ConflictError("Last-Event-ID is ahead of the stream", code="event_from_future")
     while True:
         if session.closing:
@@ -81,6 +81,8 @@ class _Standing:
     num_chars: int
     text_from: Callable[[int], str]
     final: bool
+    started: bool = True
+    """False before the attempt's first text: after a restart, positions of an earlier one are still about."""
 
 
 def _stands(runtime: Runtime, session: Session, variable: Variable) -> _Standing:
@@ -92,7 +94,9 @@ def _stands(runtime: Runtime, session: Session, variable: Variable) -> _Standing
         return _Standing(attempt=attempt, num_chars=len(value), text_from=lambda n: value[n:], final=True)
     live = runtime.live.get(variable.variable_id)
     if live is None:
-        return _Standing(attempt=attempt, num_chars=0, text_from=lambda _: "", final=False)
+        return _Standing(
+            attempt=attempt, num_chars=0, text_from=lambda _: "", final=False, started=producer is None
+        )
     return _Standing(attempt=live.attempt, num_chars=live.num_chars, text_from=live.text_from, final=False)
 
 
