@@ -58,24 +58,29 @@ class _Output:
         self._bytes = tokenizer.token_bytes
         self._min_tokens = sampling.min_tokens
         self._ignore_eos = sampling.ignore_eos
+        self._looks_for_stop = bool(sampling.stop)
         self._text = OutputText(stop=sampling.stop, min_tokens=sampling.min_tokens)
         self._num_tokens = 0
 
     def advance(self, limit: int) -> tuple[tuple[int, ...], str, Literal["more", "stop"]]:
         token_ids: list[int] = []
         pieces: list[str] = []
-        while len(token_ids) < limit and not self._text.stopped:
+        ended = False
+        while len(token_ids) < limit and not ended:
             token_id = next(self._plan, None)
             if token_id is None:
-                return tuple(token_ids), "".join(pieces), "stop"
-            if token_id in EOS_IDS:
-                if self._ignore_eos or self._num_tokens < self._min_tokens:
-                    continue
-                return tuple(token_ids), "".join(pieces), "stop"
-            token_ids.append(token_id)
-            self._num_tokens += 1
-            pieces.append(self._text.feed(self._bytes(token_id)))
-        return tuple(token_ids), "".join(pieces), "stop" if self._text.stopped else "more"
+                ended = True
+            elif token_id in EOS_IDS:
+                ended = not self._ignore_eos and self._num_tokens + len(token_ids) >= self._min_tokens
+            else:
+                token_ids.append(token_id)
+                if self._looks_for_stop:
+                    pieces.append(self._text.feed(self._bytes(token_id)))
+                    ended = self._text.stopped
+        if not self._looks_for_stop:
+            pieces.append(self._text.feed(b"".join(map(self._bytes, token_ids))))
+        self._num_tokens += len(token_ids)
+        return tuple(token_ids), "".join(pieces), "stop" if ended else "more"
 
     def finish(self) -> tuple[str, bool]:
         return self._text.finish()

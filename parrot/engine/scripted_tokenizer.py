@@ -11,6 +11,7 @@ about four characters a token, and every text comes back as it was.
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from parrot.errors import TemplateError
 
@@ -40,13 +41,15 @@ def _piece_ids(piece: str) -> tuple[int, ...]:
     return (_FIRST_PIECE + 4 * number + 2 * (piece[0] == " ") + letters[0].isupper(),)
 
 
-def _piece_text(token_id: int) -> str:
+@lru_cache(maxsize=_MAX_REMEMBERED)
+def _piece_bytes(token_id: int) -> bytes:
     number, flags = divmod(token_id - _FIRST_PIECE, 4)
     letters = ""
     while number:
         number, letter = divmod(number, 27)
         letters = (chr(96 + letter) if letter else "") + letters
-    return " " * (flags >> 1) + (letters[:1].upper() + letters[1:] if flags & 1 else letters)
+    text = " " * (flags >> 1) + (letters[:1].upper() + letters[1:] if flags & 1 else letters)
+    return text.encode()
 
 
 class _Remembered(dict[str, tuple[int, ...]]):
@@ -93,7 +96,7 @@ class ScriptedTokenizer:
         if 0 <= token_id < _FIRST_SPECIAL:
             return bytes((token_id,))
         if _FIRST_PIECE <= token_id < _VOCAB_SIZE:
-            return _piece_text(token_id).encode()
+            return _piece_bytes(token_id)
         special = token_id - _FIRST_SPECIAL
         return _SPECIAL[special].encode() if 0 <= special < len(_SPECIAL) else "\ufffd".encode()
 
