@@ -18,18 +18,18 @@ Text = str | SemanticVariable[Any]
 
 NUM_PIECES = 8
 NUM_CHAIN_PIECES = 5
+NUM_TEAM_PIECES = 3
 MAX_PIECE_CHARS = 1200
 NOTE_TOKENS = 24
 SUMMARY_TOKENS = 48
-CODE_TOKENS = 64
-REVIEW_TOKENS = 24
-FILES = ("game.py", "board.py", "score.py")
+CODE_TOKENS = 40
+REVIEW_TOKENS = 20
+FILES = ("questions.py", "index.py", "answers.py")
 TASK = (
-    "Write the game of snake for a terminal in Python. The snake moves on a board of fixed size, eats food, "
-    "grows, and dies at the walls and at its own tail. Keys steer it. The score is shown while it runs, and "
-    "the ten best scores are kept in a file. The program has three modules: game.py runs the loop and reads "
-    "the keys, board.py holds the board and the snake, score.py counts and keeps the scores. No packages "
-    "outside the standard library are used."
+    "Write a small tool for the command line that answers questions about this document. It has three "
+    "modules: questions.py reads and parses what is asked, index.py finds the passages that matter, "
+    "answers.py puts an answer together from them and prints it with its source. Only the standard library "
+    "is used."
 )
 
 
@@ -108,57 +108,66 @@ def refine_summary(run: Input, summary: Input, piece: Input, refined: Output) ->
 
 
 @semantic_function(max_tokens=CODE_TOKENS, ignore_eos=True)
-def design(run: Input, task: Input, plan: Output) -> None:
+def design(run: Input, document: Input, task: Input, plan: Output) -> None:
     """{{run}}
-    You work in a team of engineers: an architect, coders, reviewers. The team's task:
-    {{task}}
-    The architect's plan: {{plan}}
-    """
+    You work in a team of engineers: an architect, coders, reviewers. The document that the team works from:
+    {{document}}
+    The team's task: {{task}}
+    The architect's plan: {{plan}}"""
 
 
 @semantic_function(max_tokens=CODE_TOKENS, ignore_eos=True)
-def write_file(run: Input, task: Input, plan: Input, file: Input, code: Output) -> None:
+def write_file(run: Input, document: Input, task: Input, plan: Input, file: Input, code: Output) -> None:
     """{{run}}
-    You work in a team of engineers: an architect, coders, reviewers. The team's task:
-    {{task}}
+    You work in a team of engineers: an architect, coders, reviewers. The document that the team works from:
+    {{document}}
+    The team's task: {{task}}
     The architect's plan: {{plan}}
-    You are a coder. Write the file {{file}}: {{code}}
-    """
+    You are a coder. Write the file {{file}}: {{code}}"""
 
 
 @semantic_function(max_tokens=REVIEW_TOKENS, ignore_eos=True)
 def review_file(
-    run: Input, task: Input, plan: Input, game: Input, board: Input, score: Input, file: Input, review: Output
+    run: Input,
+    document: Input,
+    task: Input,
+    plan: Input,
+    code_0: Input,
+    code_1: Input,
+    code_2: Input,
+    file: Input,
+    review: Output,
 ) -> None:
     """{{run}}
-    You work in a team of engineers: an architect, coders, reviewers. The team's task:
-    {{task}}
+    You work in a team of engineers: an architect, coders, reviewers. The document that the team works from:
+    {{document}}
+    The team's task: {{task}}
     The architect's plan: {{plan}}
-    The files: {{game}} {{board}} {{score}}
-    You are a reviewer. What is wrong with the file {{file}}? {{review}}
-    """
+    The files: {{code_0}} {{code_1}} {{code_2}}
+    You are a reviewer. What is wrong with the file {{file}}? {{review}}"""
 
 
 @semantic_function(max_tokens=CODE_TOKENS, ignore_eos=True)
 def revise_file(
     run: Input,
+    document: Input,
     task: Input,
     plan: Input,
-    game: Input,
-    board: Input,
-    score: Input,
+    code_0: Input,
+    code_1: Input,
+    code_2: Input,
     file: Input,
     review: Input,
     code: Output,
 ) -> None:
     """{{run}}
-    You work in a team of engineers: an architect, coders, reviewers. The team's task:
-    {{task}}
+    You work in a team of engineers: an architect, coders, reviewers. The document that the team works from:
+    {{document}}
+    The team's task: {{task}}
     The architect's plan: {{plan}}
-    The files: {{game}} {{board}} {{score}}
+    The files: {{code_0}} {{code_1}} {{code_2}}
     You are a coder. The reviewer says of the file {{file}}: {{review}}
-    Write the file again: {{code}}
-    """
+    Write the file again: {{code}}"""
 
 
 async def map_reduce(step: Step, run: str, parts: Sequence[str]) -> tuple[Text, ...]:
@@ -178,11 +187,10 @@ async def chain(step: Step, run: str, parts: Sequence[str]) -> tuple[Text, ...]:
 
 async def coding_team(step: Step, run: str, parts: Sequence[str]) -> tuple[Text, ...]:
     """An architect plans, coders write, reviewers read all files, coders revise."""
-    del parts
-    plan = await step(design, run=run, task=TASK)
-    shared: dict[str, Text] = {"run": run, "task": TASK, "plan": plan}
+    shared: dict[str, Text] = {"run": run, "document": "\n".join(parts[:NUM_TEAM_PIECES]), "task": TASK}
+    shared["plan"] = await step(design, **shared)
     codes = await asyncio.gather(*(step(write_file, **shared, file=file) for file in FILES))
-    shared |= dict(zip(("game", "board", "score"), codes, strict=True))
+    shared |= {f"code_{number}": code for number, code in enumerate(codes)}
     reviews = await asyncio.gather(*(step(review_file, **shared, file=file) for file in FILES))
     revised = (
         step(revise_file, **shared, file=file, review=review)

@@ -152,7 +152,8 @@ class Runner:
                 value: str = await next(free).call(function, **{**inputs, **begin}).text()
                 num_done += 1
                 self._watcher.calls(num_done, num_calls)
-                return value
+                # A random model may write what no client may send.
+                return value.replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
             began_s = self._clock.now_s()
             await application.run(step, opening(), self._parts)

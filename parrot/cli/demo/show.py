@@ -21,7 +21,7 @@ from parrot.config import load_settings
 from parrot.ports.clock import SystemClock
 from parrot.wire.answers import EngineList, EngineView
 
-REFRESH_S = 0.25
+REFRESH_S = 0.4
 ENGINE_FACTS = ("kind", "model", "device", "dtype", "num_parameters", "kv_capacity_tokens", "description")
 
 
