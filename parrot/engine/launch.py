@@ -21,7 +21,7 @@ _KINDS: dict[str, type[EngineConfig]] = {"scripted": ScriptedConfig, "torch": To
 
 INSTALL_HINT = (
     "the torch engine needs torch, which is not installed. Install it with\n"
-    '  CPU:   pip install "parrot-llm[engine]" --extra-index-url https://download.pytorch.org/whl/cpu\n'
+    '  CPU:   pip install torch (the CPU build: PyTorch\'s own page says from where), then "parrot-llm[engine]"\n'
     '  CUDA:  pip install "parrot-llm[engine]"'
 )
 """What a user without torch is told."""
