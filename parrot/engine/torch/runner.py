@@ -10,6 +10,7 @@ from parrot.engine.torch.contexts import ContextTree
 from parrot.engine.torch.kv_cache import KvCache
 from parrot.engine.torch.models.llama import LlamaModel
 from parrot.engine.torch.step_input import QueryRows, StepInput, build_step_input
+from parrot.engine.torch.timing import StepTimes
 
 
 class Runner:
@@ -23,12 +24,19 @@ class Runner:
         tree: ContextTree,
         attention: Attention,
         device: torch.device,
+        times: StepTimes | None = None,
     ) -> None:
         self._model = model
         self._cache = cache
         self._tree = tree
-        self._attention = attention
+        self._begin, self._attend, self._forward = attention.begin, attention.attend, self._compute
         self._device = device
+        self._times = times
+        if times is not None:
+            self._begin = times.timed("attention", self._begin)
+            self._attend = times.timed("attention", self._attend)
+            self._forward = times.timed("model", self._forward)
+            model.wrap_linears(lambda linear: times.timed("matrix", linear))
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> torch.Tensor:
@@ -36,7 +44,10 @@ class Runner:
 
         Running a chunk again gives the same: nothing else is changed.
         """
-        return self._compute(build_step_input(chunks, self._tree, self._cache, self._device))
+        step = build_step_input(chunks, self._tree, self._cache, self._device)
+        if self._times is not None:
+            self._times.begin(step.token_ids.shape[0])
+        return self._forward(step)
 
     @torch.inference_mode()
     def warm_up(self, num_tokens: int) -> None:
@@ -53,6 +64,8 @@ class Runner:
         )
 
     def _compute(self, step: StepInput) -> torch.Tensor:
-        self._attention.begin(step)
-        hidden = self._model.forward(step.token_ids, step.positions, self._attention.attend)
+        self._begin(step)
+        hidden = self._model.forward(step.token_ids, step.positions, self._attend)
+        if not len(step.logit_rows):
+            return hidden.new_empty(0, self._model.shape.vocab_size)
         return self._model.logits(hidden[step.logit_rows])

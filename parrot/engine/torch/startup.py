@@ -18,6 +18,7 @@ from parrot.engine.torch.models.shape import ModelShape, read_shape
 from parrot.engine.torch.runner import Runner
 from parrot.engine.torch.sampler import Sampler
 from parrot.engine.torch.step_loop import Report, StepLoop
+from parrot.engine.torch.timing import StepTimes
 from parrot.engine.torch.tokenizer import TorchTokenizer, load_tokenizer
 from parrot.engine.torch.tree_attention import TreeAttention
 from parrot.errors import ConfigError, EngineError
@@ -46,6 +47,8 @@ class Parts:
     device: torch.device
     context_tokens: int
     model_hash: str
+    times: StepTimes | None = None
+    """Where steps note their times, when they are measured."""
 
     def info(self, engine_id: EngineId) -> EngineInfo:
         """What is fixed about the engine."""
@@ -92,24 +95,25 @@ class Parts:
             seed=config.seed,
             num_threads=config.num_threads,
             report=report,
+            times=self.times,
         )
 
 
-def build_parts(config: TorchConfig, progress: Progress) -> Parts:
-    """Load everything; blocks for seconds.
+def build_parts(config: TorchConfig, progress: Progress, times: StepTimes | None = None) -> Parts:
+    """Load everything; blocks for seconds. With `times`, the engine's steps note theirs.
 
     Raises:
         ConfigError: `bad_model` or `bad_config`.
         EngineError: `engine_start_failed`; not enough memory.
     """
     try:
-        return _build(config, progress)
+        return _build(config, progress, times)
     except (RuntimeError, MemoryError) as error:
         raise EngineError(f"the model could not be loaded: {error}", code="engine_start_failed") from error
 
 
 @torch.inference_mode()
-def _build(config: TorchConfig, progress: Progress) -> Parts:
+def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> Parts:
     progress("reading the model's config", None)
     model_dir = Path(config.model_dir)
     if not model_dir.is_dir():
@@ -140,7 +144,12 @@ def _build(config: TorchConfig, progress: Progress) -> Parts:
     tree = ContextTree(num_blocks, config.block_tokens)
     cache = KvCache(kv_shape, num_blocks, device)
     runner = Runner(
-        model=model, cache=cache, tree=tree, attention=_choose_attention(config, cache), device=device
+        model=model,
+        cache=cache,
+        tree=tree,
+        attention=_choose_attention(config, cache),
+        device=device,
+        times=times,
     )
     progress("warming up", None)
     runner.warm_up(min(_WARM_UP_TOKENS, context_tokens))
@@ -155,6 +164,7 @@ def _build(config: TorchConfig, progress: Progress) -> Parts:
         device=device,
         context_tokens=context_tokens,
         model_hash=hash_model(model_dir, str(dtype)),
+        times=times,
     )
 
 

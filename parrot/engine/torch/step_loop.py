@@ -15,6 +15,7 @@ from parrot.engine.torch.batcher import Batcher, Chunk, Request, Step
 from parrot.engine.torch.output import Decoder, Output
 from parrot.engine.torch.runner import Runner
 from parrot.engine.torch.sampler import Choice, Sampler
+from parrot.engine.torch.timing import StepTimes
 from parrot.errors import EngineError, InvalidError, ParrotError
 from parrot.ports.engine import (
     EngineLoad,
@@ -80,11 +81,12 @@ class StepLoop:
         seed: int,
         num_threads: int | None,
         report: Callable[[Report], None],
+        times: StepTimes | None = None,
     ) -> None:
         self._batcher = batcher
         self._tree = batcher.tree
         self._runner = runner
-        self._sampler = sampler
+        self._sample = sampler.sample if times is None else times.timed("sampling", sampler.sample)
         self._decoder = decoder
         self._eos_ids = frozenset(eos_ids)
         self._vocab_size = vocab_size
@@ -319,7 +321,7 @@ class StepLoop:
             return
         jobs = [self._jobs[chunk.request] for chunk in wanting]
         choices = [job.choice for job in jobs if job.choice is not None]
-        for job, token_id in zip(jobs, self._sampler.sample(logits, choices), strict=True):
+        for job, token_id in zip(jobs, self._sample(logits, choices), strict=True):
             self._take_token(job, token_id)
 
     def _take_token(self, job: _Job, token_id: int | None) -> None:

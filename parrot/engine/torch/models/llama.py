@@ -5,7 +5,7 @@ makes four matrix products.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional
@@ -95,6 +95,20 @@ class LlamaModel:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [rows, vocabulary] of hidden states [rows, hidden]."""
         return self._head(self._rms_norm(hidden, self._norm))
+
+    def wrap_linears(self, wrap: Callable[[Linear], Linear]) -> None:
+        """Put something around every matrix product, for measurements."""
+        self._layers = [
+            replace(
+                layer,
+                qkv=wrap(layer.qkv),
+                out=wrap(layer.out),
+                gate_up=wrap(layer.gate_up),
+                down=wrap(layer.down),
+            )
+            for layer in self._layers
+        ]
+        self._head = wrap(self._head)
 
     def _rms_norm(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Root-mean-square norm (Zhang and Sennrich 2019), in float32 whatever the model's type."""
