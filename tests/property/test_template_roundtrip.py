@@ -90,10 +90,10 @@ def test_any_text_is_read_or_refused_with_its_position(text: str) -> None:
     ],
 )
 def test_reading_takes_linear_time(bomb: str) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     try:
         num_pieces = len(parse_template(bomb))
     except TemplateError:
         num_pieces = 0
-    assert time.perf_counter() - begun < 0.5
+    assert time.process_time() - begun < 0.5
     assert num_pieces <= 100_000
