@@ -20,9 +20,10 @@ def config() -> None:
 def config_show(*, origin: bool, changed: bool, as_json: bool) -> None:
     """Print every setting as it holds here; secrets are masked."""
     from parrot.config import load_settings
+    from parrot.config.directories import default_store
     from parrot.config.reference import flatten
 
-    loaded = load_settings()
+    loaded = load_settings(defaults={"store.path": default_store()})
     for warning in loaded.warnings:
         say(f"warning: {warning}")
     rows = [

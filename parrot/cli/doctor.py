@@ -24,6 +24,7 @@ State = Literal["ok", "warn", "fail"]
 OLDEST_PYTHON = (3, 11)
 USEFUL_CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 MIN_FREE_BYTES = 512 << 20
+PROBE_TIMEOUT_S = 1.0
 MIN_MEMORY_BYTES = 2 << 30
 GIB = 1 << 30
 COLOURS: dict[State, str] = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -155,42 +156,47 @@ def _torch() -> Iterator[Check]:
 
 
 def _settings() -> Iterator[Check]:
-    from parrot.config import load_settings
+    """The settings, and what they name: the port, the data directory and the store."""
+    from parrot.config import Settings, load_settings
+    from parrot.config.directories import default_store
     from parrot.config.sources import default_files
 
-    files = ", ".join(f"{path}{'' if path.exists() else ' (absent)'}" for path in default_files())
+    settings = Settings()
     try:
-        loaded = load_settings()
+        loaded = load_settings(defaults={"store.path": default_store()})
     except ConfigError as error:
-        yield Check(
-            name="settings", state="fail", detail=error.message, fix="correct it; `parrot config docs` helps"
-        )
-        return
-    yield Check(name="settings", state="ok", detail=files)
-    for warning in loaded.warnings:
-        yield Check(name="settings", state="warn", detail=warning)
+        fix = "correct it; `parrot config docs` describes every setting"
+        yield Check(name="settings", state="fail", detail=error.message, fix=fix)
+        store = default_store()
+    else:
+        files = ", ".join(f"{path}{'' if path.exists() else ' (absent)'}" for path in default_files())
+        yield Check(name="settings", state="ok", detail=files)
+        for warning in loaded.warnings:
+            yield Check(name="settings", state="warn", detail=warning, fix="rename it, or unset it")
+        settings, store = loaded.settings, loaded.settings.store.path
+    yield _port(settings.server.host, settings.server.port)
+    yield from _data(store.parent)
+    yield _store(store.absolute())
 
 
-def _port() -> Iterator[Check]:
-    from parrot.server.config import ServerConfig
-
-    config = ServerConfig()
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        taken = probe.connect_ex((config.host, config.port)) == 0
-    yield Check(
+def _port(host: str, port: int) -> Check:
+    try:
+        with socket.create_connection((host, port), timeout=PROBE_TIMEOUT_S):
+            taken = True
+    except OSError:
+        taken = False
+    return Check(
         name="port",
         state="warn" if taken else "ok",
-        detail=f"{config.host}:{config.port} is {'taken' if taken else 'free'}",
+        detail=f"{host}:{port} is {'taken' if taken else 'free'}",
         fix="see what it is with `parrot ps`, or serve on another with --port" if taken else None,
     )
 
 
-def _data() -> Iterator[Check]:
-    from parrot.config.directories import data_directory, default_store, model_cache
+def _data(directory: Path) -> Iterator[Check]:
+    from parrot.config.directories import model_cache
 
-    directory = data_directory()
-    place = next(path for path in (directory, *directory.parents) if path.exists())
+    place = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
     writable = os.access(place, os.W_OK)
     yield Check(
@@ -200,7 +206,6 @@ def _data() -> Iterator[Check]:
         fix=None if writable and free >= MIN_FREE_BYTES else "name a file elsewhere: parrot serve --db FILE",
     )
     yield Check(name="models", state="ok", detail=f"{model_cache()}")
-    yield _store(default_store())
 
 
 def _store(file: Path) -> Check:
@@ -226,7 +231,5 @@ CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
     _memory,
     _torch,
     _settings,
-    _port,
-    _data,
 )
 """Everything that is looked at, in the order in which it is shown."""

@@ -18,16 +18,13 @@ from parrot.cli.phases import Phases
 from parrot.config import Loaded, Settings, load_settings
 from parrot.config.directories import default_store
 from parrot.core.service import Service
+from parrot.engine.launch import INSTALL_HINT
 from parrot.errors import ConfigError, EngineError
 from parrot.ports.clock import Clock, SystemClock
 from parrot.server.app import create_app
 from parrot.server.run import serve as serve_app
 from parrot.wire.answers import EngineList, EngineView
 
-INSTALL_LINES = (
-    'pip install "parrot-llm[engine]"                          # with CUDA, the public index',
-    'pip install "parrot-llm[engine]" --extra-index-url https://download.pytorch.org/whl/cpu   # CPU alone',
-)
 OPTIONS = {
     "server.host": "host",
     "server.port": "port",
@@ -82,11 +79,7 @@ def _option_keys(options: Mapping[str, str | int | Path | None]) -> dict[str, ob
 
 def _require_torch() -> None:
     if find_spec("torch") is None:
-        raise ConfigError(
-            "serving a model needs torch, which is not installed",
-            code="missing_extra",
-            data={"fix": "\n".join(INSTALL_LINES)},
-        )
+        raise ConfigError(INSTALL_HINT, code="missing_extra")
 
 
 def _warn(loaded: Loaded) -> None:
@@ -182,8 +175,10 @@ async def _count_down(clock: Clock, timeout_s: float) -> None:
     if not sys.stderr.isatty():
         say(f"stopping: running calls have up to {timeout_s:.0f} s to end")
         return
-    for left in range(math.ceil(timeout_s), 0, -1):
-        click.echo(
-            f"\rstopping: {left:>3} s left for running calls; Ctrl-C again stops at once ", nl=False, err=True
-        )
-        await clock.sleep(COUNTDOWN_STEP_S)
+    try:
+        for left in range(math.ceil(timeout_s), 0, -1):
+            text = f"\rstopping: {left:>3} s left for running calls; Ctrl-C again stops at once "
+            click.echo(text, nl=False, err=True)
+            await clock.sleep(COUNTDOWN_STEP_S)
+    finally:
+        click.echo(err=True)

@@ -25,6 +25,8 @@ from parrot.config.sources import (
 )
 from parrot.errors import ConfigError
 
+DEFAULT_LAYER = "default"
+
 INCOMPLETE = frozenset({"missing", "union_tag_not_found"})
 """What is no fault in one layer alone: another may complete it."""
 
@@ -64,7 +66,7 @@ def load_settings(
         Layer(kind="option", name="option", values=nest(options or {}), option_names=option_names or {}),
         environment,
         *(layer for _, layer in read),
-        Layer(kind="option", name="default", values=nest(defaults or {})),
+        Layer(kind="option", name=DEFAULT_LAYER, values=nest(defaults or {})),
     ]
     for layer in layers:
         _check(layer)
@@ -173,7 +175,8 @@ def _origins(layers: Sequence[Layer]) -> dict[str, str]:
     origins: dict[str, str] = {}
     for layer in layers:
         for key, _ in leaves(layer.values):
-            origins.setdefault(key, layer.name)
+            if layer.name != DEFAULT_LAYER:
+                origins.setdefault(key, layer.name)
     return origins
 
 

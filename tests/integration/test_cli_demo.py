@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from parrot.cli import logs
 from parrot.cli.root import run
+
+
+@pytest.fixture(autouse=True)
+def _leave_logging_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "configure_logs", lambda _level: None)
 
 
 @pytest.fixture

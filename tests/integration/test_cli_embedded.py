@@ -9,6 +9,8 @@ import pytest
 import parrot
 from parrot import Input, Output, assembly, semantic_function
 from parrot.assembly import choose_engine, embedded_app, find_model
+from parrot.cli import logs, serving
+from parrot.cli.root import run
 from parrot.config import EngineSettings, Settings
 from parrot.engine.scripted_config import ScriptedAnswer, ScriptedConfig
 from parrot.engine.torch.config import TorchConfig
@@ -73,3 +75,16 @@ def test_a_model_that_is_not_there_is_refused_without_asking_anybody(model: str)
     with pytest.raises(ConfigError) as caught:
         find_model(model)
     assert caught.value.code == "bad_model"
+
+
+def test_serving_a_model_without_torch_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logs, "configure_logs", lambda _level: None)
+    monkeypatch.setattr(serving, "find_spec", lambda _name: None)
+    assert run(["serve", "--model", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error[P6003]: ")
+    assert "CPU:" in told
+    assert "CUDA:" in told
+    assert "Traceback" not in told

@@ -1,0 +1,37 @@
+"""The logs of the commands that serve."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from parrot.cli.logs import configure_logs
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> Iterator[None]:
+    root, ours = logging.getLogger(), logging.getLogger("parrot")
+    before = (root.handlers, root.level, ours.level)
+    yield
+    root.handlers = before[0]
+    root.setLevel(before[1])
+    ours.setLevel(before[2])
+    structlog.reset_defaults()
+
+
+def test_a_line_has_time_level_logger_and_event_first(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("info")
+    logging.getLogger("parrot.core").warning("engine %s was lost", "main")
+    structlog.get_logger("parrot.server").info("request", status=200)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("timestamp=")
+    assert 'level=warning logger=parrot.core event="engine main was lost"' in first
+    assert "level=info logger=parrot.server event=request status=200" in second
+
+
+def test_what_is_below_the_level_is_not_written(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("warning")
+    logging.getLogger("parrot.core").info("quiet")
+    logging.getLogger("other").info("quiet")
+    assert capsys.readouterr().err == ""
