@@ -1,5 +1,5 @@
 # Each target does its own set-up: a virtual environment in .venv, filled once and again when
-# pyproject.toml or constraints.txt change. `make PYTHON=python3.12 …` takes another Python.
+# pyproject.toml, constraints.txt or the native sources change. `make PYTHON=python3.12 …` takes another Python.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -39,7 +39,7 @@ clean:
 	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find parrot tests tools examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt $(wildcard setup.py csrc/*)
 	@$(PYTHON) tools/set_up.py $(VENV) engine,test
 	@touch $@
 

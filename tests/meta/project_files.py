@@ -7,8 +7,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE_FOLDERS = ("parrot", "tools", "examples", "tests")
-TEXT_FOLDERS = (*SOURCE_FOLDERS, "docs", "benchmarks", ".ci")
-TEXT_SUFFIXES = {".py", ".md", ".toml", ".yml", ".yaml", ".ini", ".mako", ".txt", ".json", ".sh", ""}
+TEXT_FOLDERS = (*SOURCE_FOLDERS, "docs", "benchmarks", "csrc", ".ci")
+TEXT_SUFFIXES = {
+    ".py",
+    ".h",
+    ".cpp",
+    ".md",
+    ".toml",
+    ".yml",
+    ".yaml",
+    ".ini",
+    ".mako",
+    ".txt",
+    ".json",
+    ".sh",
+    "",
+}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
