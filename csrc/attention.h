@@ -1,0 +1,342 @@
+// Attention of a step's rows over the pieces of the cache that they see.
+//
+// A work item takes some readers of a piece, 32 query rows at a time (the query heads that share a KV head are
+// rows like any others), and goes over its part of the piece in tiles of up to 256 keys with an online softmax
+// (FlashAttention, Dao et al. 2022). What several items found for one row is merged by their weights. All
+// exponentials are powers of two: the scale of the scores takes in log2(e).
+
+constexpr int kBlockRows = 32;
+constexpr int kTileKeys = 256;
+
+// The buffers of one thread, one after the other.
+template <class T, class Products>
+struct Scratch {
+    typedef typename Products::Left Left;
+
+    Left* queries;   // [kBlockRows][head_dim]
+    float* scores;   // [kBlockRows][kTileKeys]
+    Left* weights;   // [kBlockRows][kTileKeys]
+    float* sums;     // [kBlockRows][head_dim]
+    T* keys;         // [kTileKeys][head_dim], where a tile does not lie in one piece
+    T* values;
+
+    static size_t bytes(int64_t dim) {
+        return kBlockRows * (dim * (sizeof(Left) + sizeof(float)) + kTileKeys * (sizeof(float) + sizeof(Left))) +
+               2 * kTileKeys * dim * sizeof(T);
+    }
+
+    Scratch(unsigned char* at, int64_t dim) {
+        queries = (Left*)at;
+        at += kBlockRows * dim * sizeof(Left);
+        scores = (float*)at;
+        at += kBlockRows * kTileKeys * sizeof(float);
+        weights = (Left*)at;
+        at += kBlockRows * kTileKeys * sizeof(Left);
+        sums = (float*)at;
+        at += kBlockRows * dim * sizeof(float);
+        keys = (T*)at;
+        at += kTileKeys * dim * sizeof(T);
+        values = (T*)at;
+    }
+};
+
+// Where one token's elements lie within its tile.
+template <class T>
+struct Place;
+
+template <>
+struct Place<float> {
+    static constexpr int kTogether = 1;
+    static int64_t key(int64_t slot, int64_t d, int64_t) { return d * kTileSlots + slot; }
+    static int64_t value(int64_t slot, int64_t d, int64_t dim) { return slot * dim + d; }
+};
+
+template <>
+struct Place<Bf16> {
+    static constexpr int kTogether = 2;   // keys whose values are interleaved
+    static int64_t key(int64_t slot, int64_t d, int64_t) { return (d / 2 * kTileSlots + slot) * 2 + d % 2; }
+    static int64_t value(int64_t slot, int64_t d, int64_t dim) { return (slot / 2 * dim + d) * 2 + slot % 2; }
+};
+
+// Up to kTileKeys keys and values in their layout.
+template <class T>
+struct Tile {
+    const T* keys;
+    const T* values;
+    int num_keys;
+    // The last keys, fewer than 32, with zeros after them: the cache holds anything there, even what is no
+    // number, and 0 times that would not be 0.
+    const T* last_values;
+    int num_whole;
+};
+
+template <class T>
+class PieceReader {
+   public:
+    PieceReader(const Run* runs, const T* keys, const T* values, int64_t dim)
+        : runs_(runs), keys_(keys), values_(values), dim_(dim) {}
+
+    // The tokens [begin, begin + num_keys) of the piece; called with ascending `begin`, or from the start again.
+    Tile<T> read(int64_t begin, int num_keys, T* spare_keys, T* spare_values) {
+        seek(begin);
+        const int64_t offset = begin - before_, slot = runs_[run_].first + offset;
+        if (slot % kTileSlots == 0 && offset + num_keys <= runs_[run_].count) {
+            const T* values = values_ + slot * dim_;
+            const int num_whole = num_keys / 32 * 32;
+            if (num_whole < num_keys)
+                copy_values(values + num_whole * dim_, num_keys - num_whole, spare_values);
+            return {keys_ + slot * dim_, values, num_keys, spare_values, num_whole};
+        }
+        gather(begin, num_keys, spare_keys, spare_values);
+        return {spare_keys, spare_values, num_keys, spare_values + num_keys / 32 * 32 * dim_, num_keys / 32 * 32};
+    }
+
+   private:
+    void seek(int64_t token) {
+        if (token < before_) run_ = 0, before_ = 0;
+        while (token - before_ >= runs_[run_].count) before_ += runs_[run_++].count;
+    }
+
+    // Fewer than 32 keys from the beginning of a tile, and zeros up to 32.
+    void copy_values(const T* from, int num_keys, T* to) {
+        const int64_t whole = num_keys / Place<T>::kTogether * Place<T>::kTogether;
+        __builtin_memcpy(to, from, whole * dim_ * sizeof(T));
+        __builtin_memset(to + whole * dim_, 0, (32 - whole) * dim_ * sizeof(T));
+        for (int64_t d = 0; whole < num_keys && d < dim_; ++d) {
+            const int64_t at = (whole * dim_) + Place<T>::value(0, d, dim_);
+            to[at] = from[at];
+        }
+    }
+
+    void copy_token_values(const T* from, int64_t slot, T* to, int key) {
+        to += key / kTileSlots * kTileSlots * dim_;
+        for (int64_t d = 0; d < dim_; ++d)
+            to[Place<T>::value(key % kTileSlots, d, dim_)] = from[Place<T>::value(slot, d, dim_)];
+    }
+
+    void copy_token_keys(const T* from, int64_t slot, T* to, int key) {
+        to += key / kTileSlots * kTileSlots * dim_;
+        for (int64_t d = 0; d < dim_; ++d)
+            to[Place<T>::key(key % kTileSlots, d, dim_)] = from[Place<T>::key(slot, d, dim_)];
+    }
+
+    void gather(int64_t begin, int num_keys, T* to_keys, T* to_values) {
+        const int padded = (num_keys + 31) / 32 * 32, last = num_keys / kTileSlots * kTileSlots;
+        __builtin_memset(to_keys + last * dim_, 0, (padded - last) * dim_ * sizeof(T));
+        __builtin_memset(to_values + last * dim_, 0, (padded - last) * dim_ * sizeof(T));
+        for (int key = 0; key < num_keys;) {
+            seek(begin + key);
+            const int64_t offset = begin + key - before_, slot = runs_[run_].first + offset;
+            const int64_t tile = slot / kTileSlots * kTileSlots * dim_;
+            const bool whole = slot % kTileSlots == 0 && key % kTileSlots == 0 &&
+                               offset + kTileSlots <= runs_[run_].count && key + kTileSlots <= num_keys;
+            if (whole) {
+                __builtin_memcpy(to_keys + key * dim_, keys_ + tile, kTileSlots * dim_ * sizeof(T));
+                __builtin_memcpy(to_values + key * dim_, values_ + tile, kTileSlots * dim_ * sizeof(T));
+                key += kTileSlots;
+            } else {
+                copy_token_keys(keys_ + tile, slot % kTileSlots, to_keys, key);
+                copy_token_values(values_ + tile, slot % kTileSlots, to_values, key);
+                ++key;
+            }
+        }
+    }
+
+    const Run* runs_;
+    const T* keys_;
+    const T* values_;
+    int64_t dim_;
+    int64_t run_ = 0;
+    int64_t before_ = 0;   // tokens of the piece before run_
+};
+
+INLINE void scale_row(float* row, int64_t size, float factor) {
+    for (int64_t d = 0; d < size; d += 16) store(row + d, load(row + d) * factor);
+}
+
+// Turns one row's scores of a tile into weights, 0 from `visible` to `padded`. Returns the sum of the weights.
+// `top` is the row's largest score so far, in powers of two.
+template <class Left>
+INLINE float weigh(const float* scores, int visible, int padded, float scale, float* top, Left* weights) {
+    const Floats lowest = all(-__builtin_inff());
+    Floats most = lowest;
+    int key = 0;
+    for (; key + 16 <= visible; key += 16) most = larger(load(scores + key), most);
+    const Mask seen = first_lanes(visible - key);
+    if (key < visible) most = larger(select(seen, load(scores + key), lowest), most);
+    const float found = largest(most) * scale;
+    const float above = found > *top ? found : *top;
+    *top = above;
+    Floats total = all(0.0f);
+    for (key = 0; key + 16 <= visible; key += 16) {
+        const Floats weight = exp2(load(scores + key) * scale - above);
+        total = total + weight;
+        store(weights + key, weight);
+    }
+    if (key < visible) {
+        const Floats weight = exp2(select(seen, load(scores + key) * scale - above, lowest));
+        total = total + weight;
+        store(weights + key, weight);
+        key += 16;
+    }
+    for (; key < padded; key += 16) store(weights + key, all(0.0f));
+    return sum(total);
+}
+
+template <class T, class Products>
+struct Attention {
+    typedef typename Products::Left Left;
+
+    const Shape& shape;
+    const Step& step;
+    const AttendArgs& args;
+    int64_t dim, group, head;
+    Scratch<T, Products> scratch;
+    float top[kBlockRows], weight[kBlockRows];
+
+    Attention(const AttendArgs& a, unsigned char* buffers)
+        : shape(*a.shape),
+          step(*a.step),
+          args(a),
+          dim(a.shape->head_dim),
+          group(a.shape->num_heads / a.shape->num_kv_heads),
+          head(0),
+          scratch(buffers, a.shape->head_dim) {}
+
+    void run(const Item& item, int64_t kv_head) {
+        head = kv_head;
+        const int64_t offset = head * shape.head_stride;
+        PieceReader<T> piece(step.runs + item.runs, (const T*)args.keys + offset, (const T*)args.values + offset,
+                             dim);
+        const int64_t num_rows = item.num_readers * group;
+        for (int64_t first = 0; first < num_rows; first += kBlockRows) {
+            const int rows = num_rows - first < kBlockRows ? (int)(num_rows - first) : kBlockRows;
+            gather_queries(item, first, rows);
+            attend(item, piece, first, rows);
+            for (int r = 0; r < rows; ++r) hand_over(item, first + r, r);
+        }
+    }
+
+    const Reader& reader_of(const Item& item, int64_t query_row) {
+        return step.readers[item.readers + query_row / group];
+    }
+
+    void gather_queries(const Item& item, int64_t first, int rows) {
+        for (int r = 0; r < rows; ++r) {
+            const int64_t row = reader_of(item, first + r).row, h = head * group + (first + r) % group;
+            const T* from = (const T*)args.queries + row * args.query_stride + h * dim;
+            Left* to = scratch.queries + r * dim;
+            for (int64_t d = 0; d < dim; d += 16) store(to + d, load(from + d));
+            top[r] = -__builtin_inff();
+            weight[r] = 0;
+        }
+        const int padded = (rows + Products::kRowStep - 1) / Products::kRowStep * Products::kRowStep;
+        __builtin_memset(scratch.queries + rows * dim, 0, (padded - rows) * dim * sizeof(Left));
+        __builtin_memset(scratch.sums, 0, padded * dim * sizeof(float));
+    }
+
+    void attend(const Item& item, PieceReader<T>& piece, int64_t first, int rows) {
+        // Readers come in descending order of what they see.
+        const int64_t seen = reader_of(item, first).limit, end = seen < item.end ? seen : item.end;
+        const float scale = shape.scale * 1.44269504f;
+        for (int64_t begin = item.begin; begin < end; begin += kTileKeys) {
+            const int num_keys = end - begin < kTileKeys ? (int)(end - begin) : kTileKeys;
+            const Tile<T> tile = piece.read(begin, num_keys, scratch.keys, scratch.values);
+            Products::scores(scratch.queries, rows, tile.keys, (num_keys + 15) / 16, (int)dim, scratch.scores,
+                             kTileKeys);
+            const int padded = (num_keys + 31) / 32 * 32;
+            for (int r = 0; r < rows; ++r) {
+                int64_t visible = reader_of(item, first + r).limit - begin;
+                visible = visible < 0 ? 0 : visible < num_keys ? visible : num_keys;
+                weigh_row(r, (int)visible, padded, scale);
+            }
+            mix(tile, rows);
+        }
+    }
+
+    void weigh_row(int r, int visible, int padded, float scale) {
+        Left* weights = scratch.weights + r * kTileKeys;
+        if (visible == 0) {
+            __builtin_memset(weights, 0, padded * sizeof(Left));
+            return;
+        }
+        const float before = top[r];
+        const float added = weigh(scratch.scores + r * kTileKeys, visible, padded, scale, &top[r], weights);
+        if (before < top[r] && weight[r] != 0) {
+            const float factor = exp2(before - top[r]);
+            weight[r] *= factor;
+            scale_row(scratch.sums + r * dim, dim, factor);
+        }
+        weight[r] += added;
+    }
+
+    void mix(const Tile<T>& tile, int rows) {
+        if (tile.num_whole)
+            Products::mix(scratch.weights, kTileKeys, rows, tile.values, tile.num_whole, (int)dim, scratch.sums);
+        if (tile.num_whole < tile.num_keys)
+            Products::mix(scratch.weights + tile.num_whole, kTileKeys, rows, tile.last_values, 32, (int)dim,
+                          scratch.sums);
+    }
+
+    // A row's only result goes out; one of several is kept for merging.
+    void hand_over(const Item& item, int64_t query_row, int r) {
+        const int64_t row = reader_of(item, query_row).row, h = query_row % group;
+        const float* sums = scratch.sums + r * dim;
+        if (step.part_bounds[row + 1] - step.part_bounds[row] == 1) {
+            T* out = (T*)args.out + (row * shape.num_heads + head * group + h) * dim;
+            for (int64_t d = 0; d < dim; d += 16) store(out + d, load(sums + d) * (1.0f / weight[r]));
+            return;
+        }
+        float* part = part_of(item.part + query_row / group, head, h);
+        __builtin_memcpy(part, sums, dim * sizeof(float));
+        part[dim] = top[r];
+        part[dim + 1] = weight[r];
+    }
+
+    float* part_of(int64_t part, int64_t kv_head, int64_t h) const {
+        return step.parts + ((kv_head * step.num_parts + part) * group + h) * (dim + 2);
+    }
+
+    // The parts of one row and one head, weighted by the powers that their sums were taken relative to.
+    void merge(int64_t row, int64_t h) {
+        const int64_t first = step.part_bounds[row], end = step.part_bounds[row + 1];
+        if (end - first == 1) return;
+        float most = -__builtin_inff(), total = 0;
+        for (int64_t i = first; i < end; ++i) {
+            const float* part = part_of(step.part_numbers[i], h / group, h % group);
+            if (part[dim] > most) most = part[dim];
+        }
+        float* sums = scratch.sums;
+        __builtin_memset(sums, 0, dim * sizeof(float));
+        for (int64_t i = first; i < end; ++i) {
+            const float* part = part_of(step.part_numbers[i], h / group, h % group);
+            if (part[dim + 1] == 0) continue;
+            const float factor = exp2(part[dim] - most);
+            total += part[dim + 1] * factor;
+            for (int64_t d = 0; d < dim; d += 16) store(sums + d, load(sums + d) + load(part + d) * factor);
+        }
+        T* out = (T*)args.out + (row * shape.num_heads + h) * dim;
+        for (int64_t d = 0; d < dim; d += 16) store(out + d, load(sums + d) * (1.0f / total));
+    }
+};
+
+template <class T, class Products>
+void attend_with(const AttendArgs& args) {
+    const Step& step = *args.step;
+    const int64_t num_kv_heads = args.shape->num_kv_heads, num_heads = args.shape->num_heads;
+    const int64_t num_units = step.num_items * num_kv_heads, num_merges = step.num_rows * num_heads;
+    const bool merges = step.num_parts > step.num_rows;
+#pragma omp parallel num_threads(step.num_threads)
+    {
+        Attention<T, Products> attention(args, step.scratch + step.scratch_bytes * omp_get_thread_num());
+        Products::begin();
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t unit = 0; unit < num_units; ++unit)
+            attention.run(step.items[unit / num_kv_heads], unit % num_kv_heads);
+        Products::end();
+        if (merges) {
+#pragma omp for schedule(static) nowait
+            for (int64_t i = 0; i < num_merges; ++i) attention.merge(i / num_heads, i % num_heads);
+        }
+    }
+}

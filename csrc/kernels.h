@@ -1,0 +1,146 @@
+// What the kernels of one instruction set offer, and the values that they take.
+//
+// The KV cache of one layer, for one KV head, is a row of tiles of 16 slots. Within a tile of head_dim D:
+//
+//   float32    keys   [D][16 keys]            values [16 keys][D]
+//   bfloat16   keys   [D / 2][16 keys][2]     values [8][D][2 keys]
+//
+// so that one load gives a vector whose lanes are 16 keys (keys) or 16 dimensions (values), a product needs no
+// sum across lanes, and the bfloat16 forms are what VDPBF16PS and AMX tiles read. The number of slots of a
+// tile does not depend on how many tokens a block of the pool has.
+
+#ifndef PARROT_KERNELS_H
+#define PARROT_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace parrot {
+
+constexpr int kTileSlots = 16;
+
+enum class Type : int { kFloat32 = 0, kBfloat16 = 1 };
+
+// Consecutive slots.
+struct Run {
+    int64_t first;
+    int64_t count;
+};
+
+// One row of a step, and how many of a piece's tokens it sees.
+struct Reader {
+    int64_t row;
+    int64_t limit;
+};
+
+// Attention of some readers of a piece over its tokens [begin, end): the unit of work for each KV head.
+struct Item {
+    int64_t runs;         // the piece's first run
+    int64_t num_runs;
+    int64_t readers;      // the first reader
+    int64_t num_readers;
+    int64_t begin;
+    int64_t end;
+    int64_t part;         // number of the first reader's partial result
+};
+
+struct Shape {
+    Type type;
+    int64_t num_heads;
+    int64_t num_kv_heads;
+    int64_t head_dim;      // a multiple of 16
+    int64_t head_stride;   // elements from one KV head's tiles to the next one's
+    float scale;           // of scores
+};
+
+// A step's attention, the same for all layers; built by plan.cpp.
+struct Step {
+    const Item* items;
+    int64_t num_items;
+    const Run* runs;
+    const Reader* readers;
+    const int64_t* part_bounds;   // of row r: part_numbers[part_bounds[r]] … [part_bounds[r + 1])
+    const int64_t* part_numbers;
+    int64_t num_rows;
+    int64_t num_parts;
+    float* parts;                 // [kv_heads][parts][heads / kv_heads][head_dim + 2]: sums, maximum, weight
+    unsigned char* scratch;       // scratch_bytes for each thread, 64-byte aligned
+    size_t scratch_bytes;
+    int num_threads;
+};
+
+struct AttendArgs {
+    const Shape* shape;
+    const Step* step;
+    const void* queries;      // [rows][query_stride]: heads in order, then whatever
+    int64_t query_stride;
+    const void* keys;         // one layer
+    const void* values;
+    void* out;                // [rows][heads][head_dim]
+};
+
+struct RotateArgs {
+    const Shape* shape;
+    void* projected;          // [rows][queries, keys, values]; queries are rotated in place
+    int64_t num_rows;
+    const float* cosines;     // [positions][head_dim / 2]
+    const float* sines;
+    const int64_t* positions;
+    const int64_t* slots;     // below 0: written nowhere
+    const void* query_norm;   // [head_dim], or null
+    const void* key_norm;
+    float norm_eps;
+    void* keys;               // one layer
+    void* values;
+};
+
+struct NormArgs {
+    Type type;
+    int64_t num_rows;
+    int64_t size;
+    void* hidden;             // [rows][size]; becomes hidden + added
+    const void* added;        // or null
+    const void* weight;
+    float eps;
+    void* out;
+};
+
+struct GateArgs {
+    Type type;
+    int64_t num_rows;
+    int64_t size;
+    const void* gate_up;      // [rows][2 * size]
+    void* out;                // [rows][size]
+};
+
+struct ArgmaxArgs {
+    Type type;
+    int64_t num_rows;
+    int64_t size;
+    int64_t stride;
+    const void* logits;
+    int64_t* out;             // the first of the largest, or -1 where one is not finite
+};
+
+// The kernels of one instruction set.
+struct Table {
+    const char* name;
+    size_t (*scratch_bytes)(const Shape&);
+    void (*attend)(const AttendArgs&);
+    void (*rotate_and_write)(const RotateArgs&);
+    void (*add_norm)(const NormArgs&);
+    void (*silu_mul)(const GateArgs&);
+    void (*argmax)(const ArgmaxArgs&);
+};
+
+// One of each instruction set's translation units; null where the compiler's target has none.
+extern const Table kPortable;
+#if defined(__x86_64__)
+extern const Table kAvx2;
+extern const Table kAvx512Bf16;
+extern const Table kAmxBf16;
+#endif
+
+}  // namespace parrot
+
+#endif

@@ -1,0 +1,229 @@
+// The two matrix products of attention, for the layout that kernels.h draws:
+//
+//   scores   S[row][key]  = sum over dimensions of Q[row][d] · K[d][key]
+//   mix      A[row][d]   += sum over keys       of P[row][key] · V[key][d]
+//
+// Both read a right side in vectors of 16 columns; they differ only in its strides. `Left` is the type in which
+// an engine wants Q and P.
+
+// Products in float32; the right side may be either type.
+template <class T>
+struct FloatProducts {
+    typedef float Left;
+    static constexpr int kRowStep = 1;
+
+    static void begin() {}
+    static void end() {}
+
+    static void scores(const float* q, int rows, const T* keys, int tiles, int dim, float* out, int out_stride) {
+        product(q, dim, rows, keys, kLanes * kTileSlots, kTileSlots * (int64_t)dim, dim, tiles, out, out_stride,
+                false);
+    }
+
+    static void mix(const float* p, int p_stride, int rows, const T* values, int num_keys, int dim, float* sums) {
+        product(p, p_stride, rows, values, kLanes * (int64_t)dim, kLanes * 16, num_keys, dim / 16, sums, dim, true);
+    }
+
+   private:
+    // Places on the left that one vector of the right covers: a pair for bfloat16.
+    static constexpr int kLanes = sizeof(T) == 2 ? 2 : 1;
+
+    static void product(const float* left, int64_t left_stride, int rows, const T* right, int64_t step,
+                        int64_t column_step, int depth, int columns, float* out, int64_t out_stride, bool add) {
+        int row = 0;
+        for (; row + 4 <= rows; row += 4)
+            columns_of<4>(left + row * left_stride, left_stride, right, step, column_step, depth, columns,
+                          out + row * out_stride, out_stride, add);
+        for (; row < rows; ++row)
+            columns_of<1>(left + row * left_stride, left_stride, right, step, column_step, depth, columns,
+                          out + row * out_stride, out_stride, add);
+    }
+
+    template <int kRows>
+    INLINE void columns_of(const float* left, int64_t left_stride, const T* right, int64_t step,
+                           int64_t column_step, int depth, int columns, float* out, int64_t out_stride, bool add) {
+        for (int column = 0; column < columns; ++column) {
+            Floats sums[kRows];
+            for (int r = 0; r < kRows; ++r)
+                sums[r] = add ? load(out + r * out_stride + column * 16) : all(0.0f);
+            const T* at = right + column * column_step;
+            for (int k = 0; k < depth; k += kLanes, at += step) add_step<kRows>(left + k, left_stride, at, sums);
+            for (int r = 0; r < kRows; ++r) store(out + r * out_stride + column * 16, sums[r]);
+        }
+    }
+
+    template <int kRows>
+    INLINE void add_step(const float* left, int64_t left_stride, const float* right, Floats* sums) {
+        const Floats v = load(right);
+        for (int r = 0; r < kRows; ++r) sums[r] = sums[r] + v * left[r * left_stride];
+    }
+
+    template <int kRows>
+    INLINE void add_step(const float* left, int64_t left_stride, const Bf16* right, Floats* sums) {
+        const Words pair = load_as<Words>((const uint32_t*)right);
+        const Floats first = as_floats(pair << 16), second = as_floats(pair & 0xffff0000u);
+        for (int r = 0; r < kRows; ++r) {
+            sums[r] = sums[r] + first * left[r * left_stride];
+            sums[r] = sums[r] + second * left[r * left_stride + 1];
+        }
+    }
+};
+
+#if defined(__AVX512BF16__)
+
+// Products of bfloat16 pairs, summed in float32 (VDPBF16PS).
+struct PairProducts {
+    typedef Bf16 Left;
+    static constexpr int kRowStep = 1;
+
+    static void begin() {}
+    static void end() {}
+
+    static void scores(const Bf16* q, int rows, const Bf16* keys, int tiles, int dim, float* out, int out_stride) {
+        product(q, dim, rows, keys, 2 * kTileSlots, kTileSlots * (int64_t)dim, dim / 2, tiles, out, out_stride,
+                false);
+    }
+
+    static void mix(const Bf16* p, int p_stride, int rows, const Bf16* values, int num_keys, int dim,
+                    float* sums) {
+        product(p, p_stride, rows, values, 2 * (int64_t)dim, 32, num_keys / 2, dim / 16, sums, dim, true);
+    }
+
+   private:
+    static void product(const Bf16* left, int64_t left_stride, int rows, const Bf16* right, int64_t step,
+                        int64_t column_step, int pairs, int columns, float* out, int64_t out_stride, bool add) {
+        for (int row = 0; row < rows;) {
+            const Bf16* a = left + row * left_stride;
+            float* c = out + row * out_stride;
+            const int here = rows - row >= 4 ? 4 : rows - row;
+            for (int column = 0; column < columns;) {
+                const Bf16* b = right + column * column_step;
+                float* to = c + column * 16;
+                const int wide = columns - column >= 4 ? 4 : 1;
+                if (here == 4 && wide == 4)
+                    block<4, 4>(a, left_stride, b, step, column_step, pairs, to, out_stride, add);
+                else if (here == 4)
+                    block<4, 1>(a, left_stride, b, step, column_step, pairs, to, out_stride, add);
+                else
+                    for (int r = 0; r < here; ++r)
+                        if (wide == 4)
+                            block<1, 4>(a + r * left_stride, left_stride, b, step, column_step, pairs,
+                                        to + r * out_stride, out_stride, add);
+                        else
+                            block<1, 1>(a + r * left_stride, left_stride, b, step, column_step, pairs,
+                                        to + r * out_stride, out_stride, add);
+                column += wide;
+            }
+            row += here;
+        }
+    }
+
+    template <int kRows, int kColumns>
+    INLINE void block(const Bf16* left, int64_t left_stride, const Bf16* right, int64_t step, int64_t column_step,
+                      int pairs, float* out, int64_t out_stride, bool add) {
+        __m512 sums[kRows][kColumns];
+        for (int r = 0; r < kRows; ++r)
+            for (int c = 0; c < kColumns; ++c)
+                sums[r][c] = add ? _mm512_loadu_ps(out + r * out_stride + c * 16) : _mm512_setzero_ps();
+        for (int k = 0; k < pairs; ++k) {
+            __m512bh v[kColumns];
+            for (int c = 0; c < kColumns; ++c)
+                v[c] = (__m512bh)_mm512_loadu_si512(right + k * step + c * column_step);
+            for (int r = 0; r < kRows; ++r) {
+                int32_t pair;
+                __builtin_memcpy(&pair, left + r * left_stride + 2 * k, sizeof pair);
+                const __m512bh same = (__m512bh)_mm512_set1_epi32(pair);
+                for (int c = 0; c < kColumns; ++c) sums[r][c] = _mm512_dpbf16_ps(sums[r][c], same, v[c]);
+            }
+        }
+        for (int r = 0; r < kRows; ++r)
+            for (int c = 0; c < kColumns; ++c) _mm512_storeu_ps(out + r * out_stride + c * 16, sums[r][c]);
+    }
+};
+
+#endif
+
+#if defined(__AMX_BF16__)
+
+// Products of AMX tiles, 16 rows × 32 places by 32 places × 16 columns; rows come in full tiles, head_dim in
+// multiples of 32.
+struct TileProducts {
+    typedef Bf16 Left;
+    static constexpr int kRowStep = 16;
+
+    static void begin() {
+        struct __attribute__((packed)) {
+            uint8_t palette, start_row, reserved[14];
+            uint16_t column_bytes[16];
+            uint8_t rows[16];
+        } config = {};
+        config.palette = 1;
+        for (int i = 0; i < 8; ++i) {
+            config.column_bytes[i] = 64;
+            config.rows[i] = 16;
+        }
+        _tile_loadconfig(&config);
+    }
+
+    static void end() { _tile_release(); }
+
+    static void scores(const Bf16* q, int rows, const Bf16* keys, int tiles, int dim, float* out, int out_stride) {
+        for (int row = 0; row < rows; row += 32) {
+            const Bf16* a = q + row * (int64_t)dim;
+            float* c = out + row * (int64_t)out_stride;
+            const bool two_rows = rows - row > 16;
+            for (int tile = 0; tile < tiles; tile += 2)
+                product(a, dim, two_rows, keys + tile * (int64_t)dim * kTileSlots, 64, kTileSlots * (int64_t)dim,
+                        tiles - tile > 1, dim / 32, 16 * 2 * kTileSlots, c + tile * 16, out_stride, false);
+        }
+    }
+
+    static void mix(const Bf16* p, int p_stride, int rows, const Bf16* values, int num_keys, int dim,
+                    float* sums) {
+        for (int row = 0; row < rows; row += 32)
+            for (int column = 0; column < dim; column += 32)
+                product(p + row * (int64_t)p_stride, p_stride, rows - row > 16, values + column * 2, 4 * dim, 32, true,
+                        num_keys / 32, 32 * (int64_t)dim, sums + row * (int64_t)dim + column, dim, true);
+    }
+
+   private:
+    // Up to 2 × 2 tiles of the result; `right_row` is in bytes, other strides in elements.
+    INLINE void product(const Bf16* left, int64_t left_stride, bool two_rows, const Bf16* right, int64_t right_row,
+                        int64_t column_step, bool two_columns, int steps, int64_t step, float* out,
+                        int64_t out_stride, bool add) {
+        const int64_t left_row = left_stride * 2, out_row = out_stride * 4;
+        const Bf16* left_below = left + 16 * left_stride;
+        float* below = out + 16 * out_stride;
+        if (add) {
+            _tile_loadd(0, out, out_row);
+            if (two_columns) _tile_loadd(1, out + 16, out_row);
+            if (two_rows) _tile_loadd(2, below, out_row);
+            if (two_rows && two_columns) _tile_loadd(3, below + 16, out_row);
+        } else {
+            _tile_zero(0);
+            _tile_zero(1);
+            _tile_zero(2);
+            _tile_zero(3);
+        }
+        for (int k = 0; k < steps; ++k) {
+            _tile_loadd(4, left + 32 * k, left_row);
+            _tile_loadd(6, right + k * step, right_row);
+            _tile_dpbf16ps(0, 4, 6);
+            if (two_columns) {
+                _tile_loadd(7, right + k * step + column_step, right_row);
+                _tile_dpbf16ps(1, 4, 7);
+            }
+            if (two_rows) {
+                _tile_loadd(5, left_below + 32 * k, left_row);
+                _tile_dpbf16ps(2, 5, 6);
+                if (two_columns) _tile_dpbf16ps(3, 5, 7);
+            }
+        }
+        _tile_stored(0, out, out_row);
+        if (two_columns) _tile_stored(1, out + 16, out_row);
+        if (two_rows) _tile_stored(2, below, out_row);
+        if (two_rows && two_columns) _tile_stored(3, below + 16, out_row);
+    }
+};
+
+#endif

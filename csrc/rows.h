@@ -1,0 +1,145 @@
+// What is done row by row between the matrix products of a layer: normalisation, rotation, gating, and the scan
+// for the likeliest token. Sums are in float32; results are rounded where the model in plain torch rounds them.
+
+// A parallel region costs a few microseconds; less work than this is not worth one.
+constexpr int64_t kParallelElements = 1 << 15;
+
+template <class T>
+INLINE float rms_factor(const T* row, int64_t size, float eps) {
+    Floats squares = all(0.0f);
+    int64_t i = 0;
+    for (; i + 16 <= size; i += 16) {
+        const Floats v = load(row + i);
+        squares = squares + v * v;
+    }
+    float total = sum(squares);
+    for (; i < size; ++i) total += widen(row[i]) * widen(row[i]);
+    return 1.0f / __builtin_sqrtf(total / (float)size + eps);
+}
+
+template <class T>
+INLINE void scale_by(const T* row, const T* weight, int64_t size, float factor, T* out) {
+    int64_t i = 0;
+    for (; i + 16 <= size; i += 16)
+        store(out + i, rounded_to(out, load(row + i) * factor) * load(weight + i));
+    for (; i < size; ++i) {
+        T normed;
+        narrow_to(&normed, widen(row[i]) * factor);
+        narrow_to(out + i, widen(normed) * widen(weight[i]));
+    }
+}
+
+template <class T>
+INLINE void add_to(T* row, const T* added, int64_t size) {
+    int64_t i = 0;
+    for (; i + 16 <= size; i += 16) store(row + i, load(row + i) + load(added + i));
+    for (; i < size; ++i) narrow_to(row + i, widen(row[i]) + widen(added[i]));
+}
+
+template <class T>
+void add_norm_of(const NormArgs& a) {
+#pragma omp parallel for schedule(static) if (a.num_rows > 1 && a.num_rows * a.size > kParallelElements)
+    for (int64_t r = 0; r < a.num_rows; ++r) {
+        T* row = (T*)a.hidden + r * a.size;
+        if (a.added) add_to(row, (const T*)a.added + r * a.size, a.size);
+        scale_by(row, (const T*)a.weight, a.size, rms_factor(row, a.size, a.eps), (T*)a.out + r * a.size);
+    }
+}
+
+// x · sigmoid(x)
+INLINE Floats silu(Floats x) { return x / (exp2(x * -1.44269504f) + 1.0f); }
+
+template <class T>
+void silu_mul_of(const GateArgs& a) {
+#pragma omp parallel for schedule(static) if (a.num_rows > 1 && a.num_rows * a.size > kParallelElements)
+    for (int64_t r = 0; r < a.num_rows; ++r) {
+        const T* gate = (const T*)a.gate_up + 2 * r * a.size;
+        const T* up = gate + a.size;
+        T* out = (T*)a.out + r * a.size;
+        int64_t i = 0;
+        for (; i + 16 <= a.size; i += 16)
+            store(out + i, rounded_to(out, silu(load(gate + i))) * load(up + i));
+        for (; i < a.size; ++i) {
+            T gated;
+            narrow_to(&gated, first_of(silu(all(widen(gate[i])))));
+            narrow_to(out + i, widen(gated) * widen(up[i]));
+        }
+    }
+}
+
+// One head of one token: normalised when there is a weight, then its halves rotated against each other.
+template <class T>
+INLINE void rotate(const T* from, const T* norm, float eps, const float* cosines, const float* sines, int64_t dim,
+                   T* to) {
+    const int64_t half = dim / 2;
+    if (norm) {
+        scale_by(from, norm, dim, rms_factor(from, dim, eps), to);
+        from = to;
+    }
+    int64_t i = 0;
+    for (; i + 16 <= half; i += 16) {
+        const Floats a = load(from + i), b = load(from + half + i), c = load(cosines + i), s = load(sines + i);
+        store(to + i, a * c - b * s);
+        store(to + half + i, b * c + a * s);
+    }
+    for (; i < half; ++i) {
+        const float a = widen(from[i]), b = widen(from[half + i]);
+        narrow_to(to + i, a * cosines[i] - b * sines[i]);
+        narrow_to(to + half + i, b * cosines[i] + a * sines[i]);
+    }
+}
+
+template <class T>
+void rotate_and_write_of(const RotateArgs& a) {
+    const Shape& shape = *a.shape;
+    const int64_t dim = shape.head_dim, num_heads = shape.num_heads, num_kv_heads = shape.num_kv_heads;
+    const int64_t stride = (num_heads + 2 * num_kv_heads) * dim;
+#pragma omp parallel for schedule(static) if (a.num_rows > 1 && a.num_rows * stride > kParallelElements)
+    for (int64_t r = 0; r < a.num_rows; ++r) {
+        T* row = (T*)a.projected + r * stride;
+        const float* cosines = a.cosines + a.positions[r] * (dim / 2);
+        const float* sines = a.sines + a.positions[r] * (dim / 2);
+        for (int64_t h = 0; h < num_heads; ++h)
+            rotate(row + h * dim, (const T*)a.query_norm, a.norm_eps, cosines, sines, dim, row + h * dim);
+        const int64_t slot = a.slots[r];
+        if (slot < 0) continue;
+        const int64_t tile = slot / kTileSlots * kTileSlots * dim, at = slot % kTileSlots;
+        for (int64_t h = 0; h < num_kv_heads; ++h) {
+            T* key = row + (num_heads + h) * dim;
+            const T* value = row + (num_heads + num_kv_heads + h) * dim;
+            T* keys = (T*)a.keys + h * shape.head_stride + tile;
+            T* values = (T*)a.values + h * shape.head_stride + tile;
+            rotate(key, (const T*)a.key_norm, a.norm_eps, cosines, sines, dim, key);
+            for (int64_t d = 0; d < dim; ++d) keys[Place<T>::key(at, d, dim)] = key[d];
+            for (int64_t d = 0; d < dim; ++d) values[Place<T>::value(at, d, dim)] = value[d];
+        }
+    }
+}
+
+template <class T>
+INLINE int64_t argmax_row(const T* row, int64_t size) {
+    Floats most = all(-__builtin_inff()), spoilt = all(0.0f);
+    int64_t i = 0;
+    for (; i + 16 <= size; i += 16) {
+        const Floats v = load(row + i);
+        most = larger(v, most);
+        // Infinity and NaN times 0 are NaN, and nothing added to that makes it a number again.
+        spoilt = spoilt + v * 0.0f;
+    }
+    float top = largest(most), bad = sum(spoilt);
+    for (; i < size; ++i) {
+        const float v = widen(row[i]);
+        top = v > top ? v : top;
+        bad += v * 0.0f;
+    }
+    if (bad != bad) return -1;
+    for (i = 0; i < size; ++i)
+        if (widen(row[i]) == top) return i;
+    return -1;
+}
+
+template <class T>
+void argmax_of(const ArgmaxArgs& a) {
+#pragma omp parallel for schedule(static) if (a.num_rows > 1 && a.num_rows * a.size > kParallelElements)
+    for (int64_t r = 0; r < a.num_rows; ++r) a.out[r] = argmax_row((const T*)a.logits + r * a.stride, a.size);
+}

@@ -1,0 +1,97 @@
+"""The compiled kernels as functions on tensors.
+
+A call costs about two microseconds on top of its work. What it is given is checked by `assert`: a mistake
+here is a bug of the engine's, never of a request's.
+"""
+
+import torch
+
+from parrot.engine.native.library import ISAS, Isa, NativeLibrary, open_library
+
+TYPE_NUMBERS = {torch.float32: 0, torch.bfloat16: 1}
+"""The types that kernels are compiled for, by the library's numbers."""
+
+
+class NativeKernels:
+    """The kernels of one instruction set. Made by `load_native`."""
+
+    def __init__(self, library: NativeLibrary, isa: Isa) -> None:
+        self.library = library
+        self.isa = isa
+        self.isa_number = ISAS.index(isa)
+
+    def describe(self) -> str:
+        """A few words for people."""
+        return f"native {self.isa} kernels"
+
+    @staticmethod
+    def fits(dtype: torch.dtype, head_dim: int, device: torch.device) -> bool:
+        """There are kernels for models of this kind."""
+        return device.type == "cpu" and dtype in TYPE_NUMBERS and head_dim % 16 == 0
+
+    def add_norm(
+        self, hidden: torch.Tensor, added: torch.Tensor | None, weight: torch.Tensor, eps: float
+    ) -> torch.Tensor:
+        """`hidden` ([rows, size]) becomes `hidden + added`; returns its root-mean-square norm (Zhang and
+        Sennrich 2019) times `weight`.
+        """
+        assert _is_dense(hidden, hidden.dtype)
+        assert added is None or (_is_dense(added, hidden.dtype) and added.shape == hidden.shape)
+        assert _is_dense(weight, hidden.dtype)
+        assert weight.shape == hidden.shape[1:]
+        out = torch.empty_like(hidden)
+        rows, size = hidden.shape
+        self.library.parrot_add_norm(
+            self.isa_number,
+            TYPE_NUMBERS[hidden.dtype],
+            rows,
+            size,
+            hidden.data_ptr(),
+            None if added is None else added.data_ptr(),
+            weight.data_ptr(),
+            eps,
+            out.data_ptr(),
+        )
+        return out
+
+    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """silu(gate) · up of [rows, gate and up side by side]."""
+        assert _is_dense(gate_up, gate_up.dtype)
+        rows, size = gate_up.shape[0], gate_up.shape[1] // 2
+        out = torch.empty((rows, size), dtype=gate_up.dtype)
+        self.library.parrot_silu_mul(
+            self.isa_number, TYPE_NUMBERS[gate_up.dtype], rows, size, gate_up.data_ptr(), out.data_ptr()
+        )
+        return out
+
+    def argmax(self, logits: torch.Tensor, num_columns: int) -> list[int]:
+        """For each row the first of the largest among its first `num_columns` values; -1 where any of these
+        is not finite.
+        """
+        assert logits.stride(1) == 1
+        assert num_columns <= logits.shape[1]
+        out = torch.empty(logits.shape[0], dtype=torch.int64)
+        self.library.parrot_argmax(
+            self.isa_number,
+            TYPE_NUMBERS[logits.dtype],
+            logits.shape[0],
+            num_columns,
+            logits.stride(0),
+            logits.data_ptr(),
+            out.data_ptr(),
+        )
+        return out.tolist()
+
+
+def load_native(isa: Isa | None = None) -> NativeKernels | None:
+    """The kernels for `isa`, or for the best that this processor has; None where they are not to be had."""
+    library = open_library()
+    if library is None:
+        return None
+    supported = library.supported()
+    chosen = isa or supported[-1]
+    return NativeKernels(library, chosen) if chosen in supported else None
+
+
+def _is_dense(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
+    return tensor.dtype == dtype and tensor.is_contiguous() and tensor.device.type == "cpu"
