@@ -111,11 +111,15 @@ class TorchEngine:
         """Generate one output; see `ports.engine.Engine`. It is issued when the first chunk is asked for."""
         self._check_alive()
         chunks = ChunkStream()
+        ended = False
 
         def reply(answer: Answer) -> None:
+            nonlocal ended
             if isinstance(answer, GenerateChunk):
+                ended = answer.end is not None
                 chunks.put(answer)
             elif isinstance(answer, ParrotError):
+                ended = True
                 chunks.fail(answer)
 
         self._steps.submit(request, reply)
@@ -126,7 +130,8 @@ class TorchEngine:
                 if chunk.end is not None:
                     return
         finally:
-            self._steps.cancel(reply)
+            if not ended:
+                self._steps.cancel(reply)
 
     async def free(self, context_ids: Sequence[ContextId], *, retain: bool = False) -> None:
         """Give up contexts; see `ports.engine.Engine`. Returns when it has taken effect."""

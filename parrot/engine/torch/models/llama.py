@@ -24,8 +24,8 @@ head_dim]: writes the keys and values to the cache and attends to all that each 
 class _Layer:
     attention_norm: torch.Tensor
     qkv: Linear
-    query_norm: torch.Tensor | None
-    key_norm: torch.Tensor | None
+    head_norms: torch.Tensor | None
+    """Weights of the norms over each query and key head, [heads + kv_heads, head_dim]."""
     out: Linear
     mlp_norm: torch.Tensor
     gate_up: Linear
@@ -47,9 +47,6 @@ class LlamaModel:
     ) -> None:
         self.shape = shape
         self.num_parameters = 0
-        self._qkv_sizes = [
-            n * shape.head_dim for n in (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads)
-        ]
         self._files = files
         self._dtype = dtype
         self._device = device
@@ -80,12 +77,14 @@ class LlamaModel:
         hidden = self._embeddings[token_ids]
         for index, layer in enumerate(self._layers):
             normed = self._rms_norm(hidden, layer.attention_norm)
-            parts = torch.split(layer.qkv(normed), self._qkv_sizes, dim=1)
-            queries, keys, values = (part.view(num_tokens, -1, shape.head_dim) for part in parts)
-            if layer.query_norm is not None and layer.key_norm is not None:
-                queries = self._rms_norm(queries, layer.query_norm)
-                keys = self._rms_norm(keys, layer.key_norm)
-            queries, keys = rotate(queries, cosines, sines), rotate(keys, cosines, sines)
+            heads = layer.qkv(normed).view(num_tokens, -1, shape.head_dim)
+            turned, values = torch.split(
+                heads, [shape.num_heads + shape.num_kv_heads, shape.num_kv_heads], dim=1
+            )
+            if layer.head_norms is not None:
+                turned = self._rms_norm(turned, layer.head_norms)
+            turned = rotate(turned, cosines, sines)
+            queries, keys = turned[:, : shape.num_heads], turned[:, shape.num_heads :]
             mixed = attend(index, queries, keys, values)
             hidden = hidden + layer.out(mixed.reshape(num_tokens, -1))
             gate, up = layer.gate_up(self._rms_norm(hidden, layer.mlp_norm)).chunk(2, dim=1)
@@ -121,14 +120,16 @@ class LlamaModel:
         query_size, kv_size = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
         attention, mlp = prefix + "self_attn.", prefix + "mlp."
         sizes = {"q_proj": query_size, "k_proj": kv_size, "v_proj": kv_size}
-        norms: list[torch.Tensor | None] = [None, None]
+        head_norms: torch.Tensor | None = None
         if shape.qk_norm:
-            norms = [self._tensor(f"{attention}{n}_norm.weight", shape.head_dim) for n in "qk"]
+            query_norm = self._tensor(attention + "q_norm.weight", shape.head_dim)
+            key_norm = self._tensor(attention + "k_norm.weight", shape.head_dim)
+            both = (query_norm.expand(shape.num_heads, -1), key_norm.expand(shape.num_kv_heads, -1))
+            head_norms = torch.cat(both)
         return _Layer(
             attention_norm=self._tensor(prefix + "input_layernorm.weight", shape.hidden_size),
             qkv=self._linear(attention, sizes, shape.hidden_size, bias=shape.qkv_bias),
-            query_norm=norms[0],
-            key_norm=norms[1],
+            head_norms=head_norms,
             out=self._linear(attention, {"o_proj": shape.hidden_size}, query_size, bias=shape.out_bias),
             mlp_norm=self._tensor(prefix + "post_attention_layernorm.weight", shape.hidden_size),
             gate_up=self._linear(
