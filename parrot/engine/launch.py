@@ -21,7 +21,7 @@ _KINDS: dict[str, type[EngineConfig]] = {"scripted": ScriptedConfig, "torch": To
 
 INSTALL_HINT = (
     "the torch engine needs torch, which is not installed. Install it with\n"
-    '  CPU:   pip install torch (the CPU build: PyTorch\'s own page says from where), then "parrot-llm[engine]"\n'
+    '  CPU:   pip install torch (PyTorch\'s CPU build), then pip install "parrot-llm[engine]"\n'
     '  CUDA:  pip install "parrot-llm[engine]"'
 )
 """What a user without torch is told."""
@@ -54,7 +54,7 @@ async def build_engine(config: EngineConfig, engine_id: EngineId, progress: Prog
     if isinstance(config, ScriptedConfig):
         progress("ready", 1.0)
         return ScriptedEngine(config, engine_id=engine_id)
-    _need_torch()
+    need_torch()
     from parrot.engine.torch.engine import TorchEngine
 
     return await TorchEngine.start(config, engine_id=engine_id, progress=progress)
@@ -86,12 +86,13 @@ def start_in_process(
 async def _load_tokenizer(config: EngineConfig) -> Tokenizer:
     if isinstance(config, ScriptedConfig):
         return ScriptedTokenizer()
-    _need_torch()
+    need_torch()
     from parrot.engine.torch.tokenizer import load_tokenizer
 
     return await asyncio.to_thread(load_tokenizer, config.model_dir)
 
 
-def _need_torch() -> None:
+def need_torch() -> None:
+    """Raise `ConfigError` (`missing_extra`), which says how to install it, when torch is not there."""
     if find_spec("torch") is None:
         raise ConfigError(INSTALL_HINT, code="missing_extra", param="engine")
