@@ -543,3 +543,17 @@ async def test_a_stream_cut_by_a_restart_goes_on_with_a_reset(tmp_path: Path) ->
         items = await stream(service, sid, "a", positions[-1])
         assert items[0].event == "reset"
         assert joined(items) == (await get(service, sid, "a")).value
+
+
+async def test_a_nul_in_an_output_becomes_something_that_can_be_sent_again() -> None:
+    rules = (ScriptedAnswer(pattern="Next: ", answer="ok"), ScriptedAnswer(pattern="Say: ", answer="a\x00b"))
+    async with running_service(ScriptedConfig(answers=rules)) as service:
+        sid = await open_session(service)
+        spec = {
+            "template": "Say: {{a}} Next: {{b}}",
+            "parameters": {"a": {"output": {"variable": "a"}}, "b": {"output": {"variable": "b"}}},
+        }
+        await submit(service, sid, spec)
+        assert (await get(service, sid, "a")).value == "a\ufffdb"
+        assert (await get(service, sid, "b")).value == "ok"
+        assert joined(await stream(service, sid, "a")) == "a\ufffdb"

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from parrot.core.executor.fleet import Member
 from parrot.core.executor.runtime import Runtime
@@ -20,6 +20,9 @@ LONG_TEXT_CHARS = 8192
 MAX_FORK_TRIES = 4
 """A parent can be evicted between the decision to fork from it and the fork; then the next best prefix is
 tried."""
+NUL_STANDS_AS = "\ufffd"
+"""What U+0000 in an output is replaced by: values are text that any client may send again, and that may not
+hold it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,18 +164,22 @@ class Attempt:
         if live:
             self._runtime.live.begin(variable_id, self._number)
         texts: list[str] = []
+        as_generated = True
         generated: list[int] = []
         async with aclosing(self._engine.generate(request)) as chunks:
             async for chunk in chunks:
                 self._note_first_token()
-                texts.append(chunk.text)
+                text = chunk.text.replace("\x00", NUL_STANDS_AS)
+                as_generated = as_generated and text == chunk.text
+                texts.append(text)
                 generated.extend(chunk.token_ids)
-                if live and chunk.text:
-                    self._runtime.live.append(variable_id, chunk.text)
+                if live and text:
+                    self._runtime.live.append(variable_id, text)
                     self._runtime.bells.ring(variable_id)
                 if chunk.end is not None:
                     self._record.num_output_tokens += len(generated)
-                    return Generated(text="".join(texts), token_ids=tuple(generated), end=chunk.end)
+                    end = replace(chunk.end, exact=chunk.end.exact and as_generated)
+                    return Generated(text="".join(texts), token_ids=tuple(generated), end=end)
         raise EngineError("the engine ended an output without saying how", code="engine_bad_output")
 
     async def _transform(self, part: PromptPart, generated: Generated) -> Resolved:
