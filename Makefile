@@ -33,7 +33,7 @@ format: $(READY)
 
 docs: $(VENV)/.ready-docs
 	@$(BIN)/python tools/write_reference.py
-	@$(BIN)/zensical build --clean
+	@$(BIN)/zensical build --clean --strict
 
 clean:
 	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
