@@ -1,0 +1,1 @@
+"""Measurements: what runs, how long it takes, and how far that is from what the machine allows."""
