@@ -1,0 +1,649 @@
+"""Continuous batching in strides: the rules of `engine.batching`, without a visit to each request in each
+step.
+
+    submit ─▶ in line on its context ─▶ parked until its parent is long enough ─▶ queued
+           ─▶ prefilling, a chunk a step ─▶ decoding, a token a step ─▶ ended
+
+Between two events (an arrival, a prompt's chunk, an output's end, a block that is not there) a batch that
+only decodes does the same step over and over. `begin` therefore plans a **stride**: one step with prefill in
+it, or as many decode steps as nothing interrupts. What every decoding request has by then follows from the
+number of steps (`LazyBlocks`, `KvReading`), and the context tree is brought up to date for a request only
+when it is looked at.
+
+Times come out, none goes in: `begin` says how long the stride takes, `cut` shortens it to the step that is
+under way, `end` says what it did.
+"""
+
+import heapq
+from array import array
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+from parrot.engine.accounting import Context, ContextTree, TokenArray
+from parrot.engine.batching import context_gone
+from parrot.errors import CallError, EngineError, InvalidError, ParrotError
+from parrot.ports.engine import ContextRef, FillRequest, GenerateRequest
+from parrot.sim.cost import CostModel, DecodeSteps
+from parrot.sim.kv_reading import KvReading
+from parrot.sim.lazy_blocks import LazyBlocks
+from parrot.types.ids import ContextId
+
+Stage = Literal["lined", "parked", "queued", "prefilling", "decoding", "ended"]
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Work:
+    """One request on its way through the batch."""
+
+    request: FillRequest | GenerateRequest
+    context: Context
+    rank: tuple[int, int]
+    """Lower runs first: priority, then arrival."""
+    stage: Stage = "lined"
+    num_pending: int = 0
+    """Tokens of the request that are still to be appended."""
+    num_prefilled: int = 0
+    begun: bool = False
+    """Its first token was told."""
+    num_generated: int = 0
+    """As far as the tree knows; more while it decodes."""
+    since_step: int = 0
+    """The step at which `num_generated` was right, while it decodes."""
+    last_step: int = 0
+    """The step at which its output ends, while it decodes."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What a stride did."""
+
+    begun: list[Work] = field(default_factory=list)
+    """Generations that have their first token."""
+    ended: list[Work] = field(default_factory=list)
+    failed: list[tuple[Work, ParrotError]] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Stride:
+    num_steps: int
+    """Steps that decoding requests take part in."""
+    steps: DecodeSteps | None = None
+    """None for a step with prefill, which cannot be cut."""
+    grown: list[Work] = field(default_factory=list)
+    """Requests whose prompts are complete after it."""
+
+
+class StrideBatch:
+    """Which request does what in the next steps, and the contexts and blocks that go with it."""
+
+    def __init__(
+        self,
+        tree: ContextTree,
+        cost: CostModel,
+        *,
+        max_batch: int,
+        step_tokens: int,
+        chunked: bool,
+        context_tokens: int,
+    ) -> None:
+        self.tree = tree
+        self.num_preemptions = 0
+        self.num_prefilled = 0
+        self.num_decoded = 0
+        self.num_steps = 0
+        self._cost = cost
+        self._max_batch = max_batch
+        self._step_tokens = step_tokens
+        self._chunked = chunked
+        self._context_tokens = context_tokens
+        self._lines: dict[Context, deque[Work]] = {}
+        self._parked: dict[Context, list[Work]] = {}
+        self._queue: list[tuple[tuple[int, int], Work]] = []
+        self._prefilling: dict[Work, None] = {}
+        self._decoding: dict[Context, Work] = {}
+        self._ends: list[tuple[int, int, Work]] = []
+        self._watches: list[tuple[int, int, Context]] = []
+        self._num_works = 0
+        self._seq = 0
+        self._step = 0
+        self._lazy = LazyBlocks(tree.block_tokens)
+        self._decoding_blocks = 0
+        """Blocks that decoding contexts have in the tree."""
+        self._horizon = 0
+        """The step up to which blocks are set aside for decoding contexts: the end of the stride."""
+        self._reading = KvReading()
+        self._stride: _Stride | None = None
+        self._outcome = Outcome()
+        self._zeros: TokenArray = array("I", bytes(4 * 4096))
+
+    @property
+    def num_running(self) -> int:
+        """Requests in the batch."""
+        return len(self._prefilling) + len(self._decoding)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that are not in the batch yet, or were preempted."""
+        return self._num_works - self.num_running
+
+    # ── requests come and go ────────────────────────────────────────────────────────────────────────────────
+
+    def submit(self, request: FillRequest | GenerateRequest) -> Work:
+        """Take a request, creating its context when it is new; raises as `engine.batching` does."""
+        context = self.tree.find(request.context_id)
+        if context is None:
+            parent = self._parent(request.parent)
+            start = request.parent.num_tokens if request.parent else 0
+            context = self.tree.create(request.context_id, parent=parent, start=start)
+        else:
+            self.tree.hold(context)
+        self._seq += 1
+        work = Work(
+            request=request,
+            context=context,
+            rank=(request.priority, self._seq),
+            num_pending=len(request.token_ids),
+        )
+        line = self._lines.get(context)
+        if line is None:
+            line = self._lines[context] = deque()
+        line.append(work)
+        self._num_works += 1
+        if len(line) == 1:
+            self._enter(work)
+        return work
+
+    def cancel(self, work: Work) -> None:
+        """Stop a request; its context keeps what it has."""
+        if work.stage != "ended":
+            self._end(work)
+
+    def free(self, context_ids: Iterable[ContextId], *, retain: bool) -> list[Work]:
+        """Give up contexts; returns the requests that end with `context_gone`."""
+        lost: list[Work] = []
+        for context_id in context_ids:
+            context = self.tree.find(context_id)
+            if context is not None:
+                lost += self._free(context, retain=retain)
+        return lost
+
+    def _parent(self, reference: ContextRef | None) -> Context | None:
+        if reference is None:
+            return None
+        parent = self.tree.find(reference.context_id)
+        if reference.num_tokens < 0:
+            raise InvalidError("a fork stands before its parent's first token", param="parent.num_tokens")
+        if parent is None or (parent.retained and parent.length < reference.num_tokens):
+            raise context_gone(reference.context_id)
+        return parent
+
+    def _enter(self, work: Work) -> None:
+        """First in line on its context: queue the request, or park it at the node it waits for."""
+        node: Context | None = work.context
+        while node is not None and (parent := node.parent) is not None:
+            if parent.length < node.start:
+                self._catch_up(parent)
+            if parent.length < node.start:
+                work.stage = "parked"
+                self._parked.setdefault(parent, []).append(work)
+                if parent in self._decoding:
+                    self._watch(parent, node.start - parent.length)
+                return
+            node = parent
+        work.stage = "queued"
+        heapq.heappush(self._queue, (work.rank, work))
+
+    def _watch(self, context: Context, num_steps: int) -> None:
+        """Stop at the step in which a decoding context will be long enough for a request parked at it."""
+        work = self._decoding[context]
+        self._seq += 1
+        heapq.heappush(self._watches, (work.since_step + num_steps, self._seq, context))
+
+    def _end(self, work: Work) -> None:
+        self._leave_batch(work)
+        work.stage = "ended"
+        self._num_works -= 1
+        line = self._lines[work.context]
+        was_first = line[0] is work
+        line.remove(work)
+        if not line:
+            del self._lines[work.context]
+        elif was_first:
+            self._enter(line[0])
+
+    def _leave_batch(self, work: Work) -> None:
+        if work.stage == "decoding":
+            self._catch_up(work.context)
+            self._stop_decoding(work)
+        else:
+            self._prefilling.pop(work, None)
+
+    def _free(self, context: Context, *, retain: bool) -> list[Work]:
+        lost: list[Work] = []
+        for child in list(context.children):
+            if child.start > context.length:
+                lost += self._free(child, retain=False)
+        for work in self._lines.pop(context, ()):
+            self._leave_batch(work)
+            work.stage = "ended"
+            self._num_works -= 1
+            lost.append(work)
+        self._parked.pop(context, None)
+        self.tree.release(context, retain=retain)
+        return lost
+
+    # ── decoding, lazily ────────────────────────────────────────────────────────────────────────────────────
+
+    def _start_decoding(self, work: Work) -> None:
+        """The request has `num_generated` tokens in the tree and goes on from here."""
+        context = work.context
+        own = len(context.token_ids)
+        work.stage = "decoding"
+        work.since_step = self._step
+        work.last_step = self._step + self._output_tokens(work) - work.num_generated
+        self._decoding[context] = work
+        self._lazy.add(own_tokens=own, step=self._step)
+        self._decoding_blocks += context.num_blocks
+        self._reading.join(context)
+        self._seq += 1
+        heapq.heappush(self._ends, (work.last_step, self._seq, work))
+        for other in self._parked.get(context, ()):
+            node = _child_towards(context, other.context)
+            self._watch(context, node.start - context.length)
+
+    def _stop_decoding(self, work: Work) -> None:
+        """Take a request that the tree is up to date with out of the lazy accounts."""
+        context = work.context
+        own = len(context.token_ids)
+        del self._decoding[context]
+        self._lazy.remove(own_tokens=own, step=work.since_step)
+        self._decoding_blocks -= context.num_blocks
+        self._reading.leave(context, own_tokens=own)
+        work.stage = "queued"
+
+    def _catch_up(self, context: Context) -> None:
+        """Bring the tree up to date with a context that decodes; its blocks were set aside for it."""
+        work = self._decoding.get(context)
+        if work is None or work.since_step == self._step:
+            return
+        grown = self._step - work.since_step
+        before = context.num_blocks
+        added = self.tree.append(context, self._tokens(grown))
+        assert added, "blocks for a whole stride were free when it began"
+        self._decoding_blocks += context.num_blocks - before
+        work.num_generated += grown
+        work.since_step = self._step
+        self._wake_parked(context)
+
+    @property
+    def _reserved(self) -> int:
+        """Blocks set aside for decoding contexts, beyond those that they have in the tree."""
+        return self._lazy_blocks(self._horizon)
+
+    def _lazy_blocks(self, step: int) -> int:
+        """Blocks that decoding contexts need at a step beyond those that they have in the tree."""
+        return self._lazy.count(step) - self._decoding_blocks
+
+    def _wake_parked(self, context: Context) -> None:
+        parked = self._parked.pop(context, None)
+        for work in parked or ():
+            if work.stage == "parked":
+                self._enter(work)
+
+    def _tokens(self, count: int) -> TokenArray:
+        if count > len(self._zeros):
+            self._zeros = array("I", bytes(4 * count))
+        return self._zeros[:count]
+
+    def _output_tokens(self, work: Work) -> int:
+        """How long the output will be: what was asked for, or what the window leaves."""
+        assert isinstance(work.request, GenerateRequest), "only generations have an output"
+        room = self._context_tokens - (work.context.length - work.num_generated)
+        return min(work.request.sampling.max_tokens, room)
+
+    # ── strides ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def in_stride(self) -> bool:
+        """Whether a stride was begun and has not ended."""
+        return self._stride is not None
+
+    def begin(self) -> float | None:
+        """Plan the next stride and return its seconds; None when there is nothing to do.
+
+        Requests that failed are in the outcome of the next `end`, also when this returns None.
+        """
+        assert self._stride is None, "one stride at a time"
+        self._horizon = self._step + 1
+        self._admit()
+        duration_s = self._plan_prefill() if self._prefilling else None
+        if duration_s is None and self._decoding:
+            duration_s = self._plan_decode()
+        return duration_s
+
+    def cut(self, elapsed_s: float) -> float | None:
+        """End the stride after the step that is under way, `elapsed_s` seconds after it began.
+
+        Returns the stride's seconds in all now; None when that changes nothing.
+        """
+        stride = self._stride
+        if stride is None or stride.steps is None or stride.num_steps == 1:
+            return None
+        num_steps = min(stride.steps.num_done(elapsed_s, stride.num_steps) + 1, stride.num_steps)
+        if num_steps == stride.num_steps:
+            return None
+        stride.num_steps = num_steps
+        self._horizon = self._step + num_steps
+        return stride.steps.total_s(num_steps)
+
+    def wants_cut(self) -> bool:
+        """Whether the first in the queue could run, or a request waits for a certain step."""
+        if self._stride is None or self._stride.num_steps <= 1:
+            return False
+        if self._watches and self._watches[0][0] < self._step + self._stride.num_steps:
+            return True
+        work = self._first_queued()
+        if work is None or self.num_running >= self._max_batch:
+            return False
+        return self._reserved + self._blocks_wanted(work) <= self.tree.num_available
+
+    def end(self) -> Outcome:
+        """The stride is over: what it did."""
+        stride, self._stride = self._stride, None
+        outcome, self._outcome = self._outcome, Outcome()
+        if stride is None:
+            return outcome
+        if stride.num_steps:
+            self._step += stride.num_steps
+            self._reading.grow(stride.num_steps)
+            self.num_decoded += stride.num_steps * len(self._decoding)
+        self.num_steps += stride.num_steps if stride.steps else 1
+        while self._ends and self._ends[0][0] <= self._step:
+            last_step, _, work = heapq.heappop(self._ends)
+            if work.stage == "decoding" and work.last_step == last_step:
+                self._end(work)
+                outcome.ended.append(work)
+        while self._watches and self._watches[0][0] <= self._step:
+            self._catch_up(heapq.heappop(self._watches)[2])
+        for work in stride.grown:
+            if work.stage == "prefilling":
+                self._after_prompt(work, outcome)
+        return outcome
+
+    def _after_prompt(self, work: Work, outcome: Outcome) -> None:
+        del self._prefilling[work]
+        if isinstance(work.request, FillRequest):
+            self._end(work)
+            outcome.ended.append(work)
+            return
+        self.num_decoded += 1
+        if work.num_generated >= self._output_tokens(work):
+            self._end(work)
+            outcome.ended.append(work)
+            return
+        if not work.begun:
+            work.begun = True
+            outcome.begun.append(work)
+        self._start_decoding(work)
+
+    def _plan_decode(self) -> float | None:
+        """As many steps as nothing interrupts, for which there are blocks."""
+        while self._decoding:
+            num_steps = self._steps_with_blocks(self._steps_to_event())
+            if num_steps:
+                steps = self._cost.decode(
+                    batch=len(self._decoding),
+                    num_context_tokens=self._reading.num_context_tokens,
+                    num_distinct_tokens=self._reading.num_distinct_tokens,
+                )
+                self._stride = _Stride(num_steps=num_steps, steps=steps)
+                return steps.total_s(num_steps)
+            self._give_way()
+        return None
+
+    def _steps_to_event(self) -> int:
+        while self._ends[0][2].stage != "decoding" or self._ends[0][2].last_step != self._ends[0][0]:
+            heapq.heappop(self._ends)
+        until = self._ends[0][0]
+        if self._watches:
+            until = min(until, self._watches[0][0])
+        return max(1, until - self._step)
+
+    def _steps_with_blocks(self, most: int) -> int:
+        """How many steps there are blocks for, at most `most`; sets these blocks aside.
+
+        Cache is evicted for one block's worth of steps at a time, so that none goes much before it must.
+        """
+        steps = most
+        if self._lazy_blocks(self._step + steps) > self.tree.num_free:
+            steps = min(most, self.tree.block_tokens)
+            while steps and self._lazy_blocks(self._step + steps) > self.tree.num_available:
+                steps -= 1
+        if steps:
+            self._reserve(steps)
+        return steps
+
+    def _reserve(self, num_steps: int) -> None:
+        """Set blocks aside for so many steps; there are enough beside what is in use."""
+        self._horizon = self._step + num_steps
+        if self._reserved > self.tree.num_free:
+            self.tree.evict(self._reserved)
+
+    def _plan_prefill(self) -> float | None:
+        """One step: chunks of prompts in order of rank, and, where the two may meet, a token of each
+        output.
+        """
+        advance = int(self._chunked and bool(self._decoding))
+        while advance and self._lazy_blocks(self._step + advance) > self.tree.num_available:
+            self._give_way()
+            advance = int(bool(self._decoding))
+        self._reserve(advance)
+        stride = _Stride(num_steps=advance)
+        left, num_pairs, kv_tokens = self._step_tokens, 0.0, 0.0
+        for work in sorted(self._prefilling, key=_by_rank):
+            if work.stage != "prefilling" or left <= 0:
+                continue
+            position = work.context.start + work.context.num_computed
+            chunk = self._prefill(work, left, first=left == self._step_tokens)
+            left -= chunk
+            num_pairs += chunk * (position + chunk / 2)
+            kv_tokens += position
+            if self._has_prompt(work):
+                self._complete(work, stride)
+        if not (stride.grown or left < self._step_tokens):
+            return None
+        # Chunks may have made decoding requests give way.
+        stride.num_steps = advance if self._decoding else 0
+        num_tokens = float(self._step_tokens - left)
+        if stride.num_steps:
+            reading = self._reading
+            num_tokens += len(self._decoding)
+            num_pairs += reading.num_context_tokens
+            kv_tokens += self._cost.kv_tokens_read(
+                num_context_tokens=reading.num_context_tokens, num_distinct_tokens=reading.num_distinct_tokens
+            )
+        self._stride = stride
+        return self._cost.step_s(num_tokens=num_tokens, num_pairs=num_pairs, kv_tokens=kv_tokens)
+
+    def _has_prompt(self, work: Work) -> bool:
+        return work.stage == "prefilling" and not work.num_pending and not self.tree.missing(work.context)
+
+    def _complete(self, work: Work, stride: _Stride) -> None:
+        """A prompt will be complete after this step, which also gives a generation's next token."""
+        if isinstance(work.request, GenerateRequest):
+            if not work.context.length:
+                empty = InvalidError("nothing to generate from: the context is empty", param="token_ids")
+                self._fail(work, empty)
+                return
+            if not self._append(work, 1):
+                return
+            work.num_generated += 1
+            if self.tree.missing(work.context):
+                return
+        stride.grown.append(work)
+
+    def _prefill(self, work: Work, budget: int, *, first: bool) -> int:
+        """Compute what was dropped, then the request's own tokens, as far as the budget and memory go."""
+        left = budget if self._chunked or not first else max(budget, self._whole(work))
+        allowed = left
+        if not self._chunked and self._whole(work) > left:
+            return 0
+        for gap in self.tree.missing(work.context):
+            until = min(gap.until, gap.context.num_computed + left)
+            chunk = until - gap.context.num_computed
+            wanted = -(-until // self.tree.block_tokens) - gap.context.num_blocks
+            if not chunk or not self._make_room(work, max(0, wanted)):
+                break
+            self.tree.recompute(gap.context, until)
+            left -= chunk
+        chunk = min(left, work.num_pending)
+        if chunk and work.stage == "prefilling" and self._append(work, chunk):
+            left -= chunk
+            work.num_pending -= chunk
+        done = allowed - left
+        work.num_prefilled += done
+        self.num_prefilled += done
+        return done
+
+    def _whole(self, work: Work) -> int:
+        gaps = self.tree.missing(work.context)
+        return work.num_pending + sum(gap.until - gap.context.num_computed for gap in gaps)
+
+    def _append(self, work: Work, count: int) -> bool:
+        """Append tokens to a context that does not decode; False when the request had to give way."""
+        context = work.context
+        own = len(context.token_ids)
+        wanted = -(-(own + count) // self.tree.block_tokens) - context.num_blocks
+        if wanted > 0 and not self._make_room(work, wanted):
+            return False
+        added = self.tree.append(context, self._tokens(count))
+        assert added, "room was made for these tokens"
+        if context in self._parked:
+            self._wake_parked(context)
+        return True
+
+    # ── memory ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _first_queued(self) -> Work | None:
+        while self._queue and self._queue[0][1].stage != "queued":
+            heapq.heappop(self._queue)
+        return self._queue[0][1] if self._queue else None
+
+    def _admit(self) -> None:
+        """Move requests from the queue into the batch, in order, while their prompts' blocks can be had."""
+        promised: int | None = None
+        while (work := self._first_queued()) is not None and self.num_running < self._max_batch:
+            if promised is None:
+                promised = self._reserved + sum(map(self._blocks_wanted, self._prefilling))
+            error: ParrotError | None = self._too_long(work)
+            wanted = self._blocks_wanted(work)
+            if error is None and promised + wanted > self.tree.num_available:
+                if self.num_running:
+                    return
+                if not self._clear_room(work, wanted):
+                    error = self._exhausted(work)
+            heapq.heappop(self._queue)
+            if error is not None:
+                self._fail(work, error)
+                continue
+            promised += wanted
+            work.stage = "prefilling"
+            self._prefilling[work] = None
+
+    def _blocks_wanted(self, work: Work) -> int:
+        one_more = isinstance(work.request, GenerateRequest)
+        return self.tree.blocks_to_append(work.context, work.num_pending + one_more)
+
+    def _too_long(self, work: Work) -> CallError | None:
+        one_more = isinstance(work.request, GenerateRequest) and not work.num_generated
+        length = work.context.length + work.num_pending
+        if length + one_more <= self._context_tokens:
+            return None
+        return CallError(
+            f"the prompt has {length} tokens, the model's window is {self._context_tokens}",
+            code="context_overflow",
+            data={"num_tokens": length, "context_tokens": self._context_tokens},
+        )
+
+    def _exhausted(self, work: Work) -> EngineError:
+        needed = self.tree.blocks_alone(work.context, work.num_pending + 1)
+        return EngineError(
+            f"the request needs {needed} KV blocks, and the engine has {self.tree.num_blocks} in all",
+            code="kv_exhausted",
+            data={"num_blocks": needed, "limit_blocks": self.tree.num_blocks},
+        )
+
+    def _fail(self, work: Work, error: ParrotError) -> None:
+        self._outcome.failed.append((work, error))
+        self._end(work)
+
+    def _make_room(self, work: Work, wanted: int) -> bool:
+        """Have `wanted` blocks free beside those set aside, giving way step by step. False when the request
+        was preempted itself, or fails because nothing is left to give way.
+        """
+        while self._reserved + wanted > self.tree.num_available:
+            last = self._last_running()
+            if last is not work:
+                self._preempt(last)
+            elif self.num_running > 1:
+                self._preempt(work)
+                return False
+            elif not self._drop_one(work):
+                self._fail(work, self._exhausted(work))
+                return False
+        if self._reserved + wanted > self.tree.num_free:
+            self.tree.evict(self._reserved + wanted)
+        return True
+
+    def _give_way(self) -> None:
+        """There is no block for a decoding request's next token: the last in rank steps back."""
+        last = self._last_running()
+        if self.num_running > 1:
+            self._preempt(last)
+        elif not self._drop_one(last):
+            self._fail(last, self._exhausted(last))
+
+    def _last_running(self) -> Work:
+        return max((*self._prefilling, *self._decoding.values()), key=_by_rank)
+
+    def _preempt(self, work: Work) -> None:
+        """Drop a running request's KV and put it back into the queue."""
+        self.num_preemptions += 1
+        self._leave_batch(work)
+        self.tree.drop(work.context)
+        work.stage = "queued"
+        heapq.heappush(self._queue, (work.rank, work))
+
+    def _clear_room(self, work: Work, wanted: int) -> bool:
+        """Nothing runs: drop contexts in which nothing runs until `work` fits."""
+        while wanted > self.tree.num_available:
+            if not self._drop_one(work):
+                return False
+            wanted = self._blocks_wanted(work)
+        return True
+
+    def _drop_one(self, work: Work) -> bool:
+        """Drop the KV of the context that was used longest ago and that `work` can do without."""
+        lineage = work.context.lineage()
+        keep = {node: child.start - node.start for node, child in pairwise(lineage)}
+        keep[work.context] = len(work.context.token_ids)
+        for node in sorted(self.tree.contexts(), key=lambda node: node.last_used):
+            if node.num_users and self.tree.drop(node, keep=keep.get(node, 0)):
+                return True
+        return False
+
+
+def _by_rank(work: Work) -> tuple[int, int]:
+    return work.rank
+
+
+def _child_towards(context: Context, below: Context) -> Context:
+    """The child of `context` on the way down to `below`."""
+    node = below
+    while node.parent is not context:
+        assert node.parent is not None, "below it in the tree"
+        node = node.parent
+    return node
