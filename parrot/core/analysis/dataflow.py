@@ -55,7 +55,7 @@ class BackwardAnalysis(Generic[Fact, Ask]):
         self._stages: dict[CallId, int] = {}
         self._to_judge: set[CallId] = set()
         self._to_tell: set[CallId] = set()
-        """Those whose asks may have changed although their fact has not."""
+        """To be judged too, and to ask anew even if that changes nothing about themselves."""
 
     def added(self, call_ids: Iterable[CallId]) -> None:
         """The graph has these new calls."""
@@ -64,7 +64,6 @@ class BackwardAnalysis(Generic[Fact, Ask]):
             self._to_judge.update(producer.call_id for producer in producers(self._graph, call))
             if is_open(self._graph, call):
                 self._stages[call.call_id] = call.stage
-                self._to_judge.add(call.call_id)
                 self._to_tell.add(call.call_id)
         moved = deque(new)
         while moved:
@@ -74,7 +73,6 @@ class BackwardAnalysis(Generic[Fact, Ask]):
                 self._to_tell.add(consumer.call_id)
                 if self._stages.get(consumer.call_id) != consumer.stage:
                     self._stages[consumer.call_id] = consumer.stage
-                    self._to_judge.add(consumer.call_id)
                     moved.append(consumer)
 
     def touched(self, call_ids: Iterable[CallId]) -> None:
