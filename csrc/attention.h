@@ -192,6 +192,7 @@ struct Attention {
     const AttendArgs& args;
     int64_t dim, group, head;
     Scratch<T, Products> scratch;
+    Products products;
     float top[kBlockRows], weight[kBlockRows];
 
     Attention(const AttendArgs& a, unsigned char* buffers)
@@ -211,6 +212,7 @@ struct Attention {
         const int64_t num_rows = item.num_readers * group;
         for (int64_t first = 0; first < num_rows; first += kBlockRows) {
             const int rows = num_rows - first < kBlockRows ? (int)(num_rows - first) : kBlockRows;
+            products.take_rows(rows);
             gather_queries(item, first, rows);
             attend(item, piece, first, rows);
             for (int r = 0; r < rows; ++r) hand_over(item, first + r, r);
@@ -230,9 +232,7 @@ struct Attention {
             top[r] = -__builtin_inff();
             weight[r] = 0;
         }
-        const int padded = (rows + Products::kRowStep - 1) / Products::kRowStep * Products::kRowStep;
-        __builtin_memset(scratch.queries + rows * dim, 0, (padded - rows) * dim * sizeof(Left));
-        __builtin_memset(scratch.sums, 0, padded * dim * sizeof(float));
+        __builtin_memset(scratch.sums, 0, rows * dim * sizeof(float));
     }
 
     void attend(const Item& item, PieceReader<T>& piece, int64_t first, int rows) {
@@ -242,8 +242,8 @@ struct Attention {
         for (int64_t begin = item.begin; begin < end; begin += kTileKeys) {
             const int num_keys = end - begin < kTileKeys ? (int)(end - begin) : kTileKeys;
             const Tile<T> tile = piece.read(begin, num_keys, scratch.keys, scratch.values);
-            Products::scores(scratch.queries, rows, tile.keys, (num_keys + 15) / 16, (int)dim, scratch.scores,
-                             kTileKeys);
+            products.scores(scratch.queries, rows, tile.keys, (num_keys + 15) / 16, (int)dim, scratch.scores,
+                            kTileKeys);
             const int padded = (num_keys + 31) / 32 * 32;
             for (int r = 0; r < rows; ++r) {
                 int64_t visible = reader_of(item, first + r).limit - begin;
@@ -272,10 +272,10 @@ struct Attention {
 
     void mix(const Tile<T>& tile, int rows) {
         if (tile.num_whole)
-            Products::mix(scratch.weights, kTileKeys, rows, tile.values, tile.num_whole, (int)dim, scratch.sums);
+            products.mix(scratch.weights, kTileKeys, rows, tile.values, tile.num_whole, (int)dim, scratch.sums);
         if (tile.num_whole < tile.num_keys)
-            Products::mix(scratch.weights + tile.num_whole, kTileKeys, rows, tile.last_values, 32, (int)dim,
-                          scratch.sums);
+            products.mix(scratch.weights + tile.num_whole, kTileKeys, rows, tile.last_values, 32, (int)dim,
+                         scratch.sums);
     }
 
     // A row's only result goes out; one of several is kept for merging.
@@ -329,11 +329,9 @@ void attend_with(const AttendArgs& args) {
 #pragma omp parallel num_threads(step.num_threads)
     {
         Attention<T, Products> attention(args, step.scratch + step.scratch_bytes * omp_get_thread_num());
-        Products::begin();
 #pragma omp for schedule(dynamic, 1)
         for (int64_t unit = 0; unit < num_units; ++unit)
             attention.run(step.items[unit / num_kv_heads], unit % num_kv_heads);
-        Products::end();
         if (merges) {
 #pragma omp for schedule(static) nowait
             for (int64_t i = 0; i < num_merges; ++i) attention.merge(i / num_heads, i % num_heads);

@@ -79,17 +79,22 @@ struct AttendArgs {
     void* out;                // [rows][heads][head_dim]
 };
 
-struct RotateArgs {
-    const Shape* shape;
-    void* projected;          // [rows][queries, keys, values]; queries are rotated in place
-    int64_t num_rows;
+// Rotary embedding of a step's rows, the same for all layers.
+struct Rotation {
     const float* cosines;     // [positions][head_dim / 2]
     const float* sines;
-    const int64_t* positions;
-    const int64_t* slots;     // below 0: written nowhere
+    const int64_t* positions; // [rows]
+    const int64_t* slots;     // [rows]; below 0: written nowhere
+    float norm_eps;
+};
+
+struct RotateArgs {
+    const Shape* shape;
+    const Rotation* rotation;
+    void* projected;          // [rows][queries, keys, values]; queries are rotated in place
+    int64_t num_rows;
     const void* query_norm;   // [head_dim], or null
     const void* key_norm;
-    float norm_eps;
     void* keys;               // one layer
     void* values;
 };
@@ -122,6 +127,23 @@ struct ArgmaxArgs {
     int64_t* out;             // the first of the largest, or -1 where one is not finite
 };
 
+struct LinearArgs {
+    int64_t num_rows;
+    int64_t num_inputs;       // a multiple of 32
+    int64_t num_outputs;
+    const void* inputs;       // [rows][inputs], bfloat16
+    const void* weights;      // packed
+    const void* bias;         // [outputs], or null
+    void* out;                // [rows][outputs]
+};
+
+struct PackArgs {
+    int64_t num_inputs;
+    int64_t num_outputs;
+    const void* weights;      // [outputs][inputs], bfloat16
+    void* out;                // outputs rounded up to full tiles
+};
+
 // The kernels of one instruction set.
 struct Table {
     const char* name;
@@ -131,6 +153,8 @@ struct Table {
     void (*add_norm)(const NormArgs&);
     void (*silu_mul)(const GateArgs&);
     void (*argmax)(const ArgmaxArgs&);
+    void (*linear)(const LinearArgs&);   // null where the matrix products of torch are as good
+    void (*pack)(const PackArgs&);       // null as well
 };
 
 // One of each instruction set's translation units; null where the compiler's target has none.

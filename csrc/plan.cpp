@@ -29,8 +29,7 @@ constexpr int kNumTables = sizeof kTables / sizeof kTables[0];
 // AMX needs the operating system's leave, once for a process: its registers are large.
 bool may_use_tiles() {
 #if defined(__linux__)
-    unsigned a = 0, b = 0, c = 0, d = 7;
-    a = 7;
+    unsigned a = 7, b = 0, c = 0, d = 0;
     __asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
     const bool has_tiles = (d >> 22 & 1) && (d >> 24 & 1);
     return has_tiles && syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0;
@@ -92,6 +91,7 @@ int64_t rounded_up(int64_t value, int64_t step) { return (value + step - 1) / st
 struct ParrotPlan {
     const Table* table;
     Shape shape;
+    Rotation rotation;
     Step step;
     int64_t cost;
     std::vector<Item> items;
@@ -145,7 +145,7 @@ void number_parts(ParrotPlan& plan, int64_t num_rows) {
     plan.step.num_parts = num_parts;
 }
 
-void build(ParrotPlan& plan, int64_t num_rows, int64_t num_pieces, const int64_t* piece_sizes, const int64_t* runs,
+void begin(ParrotPlan& plan, int64_t num_rows, int64_t num_pieces, const int64_t* piece_sizes, const int64_t* runs,
            const int64_t* ranges) {
     plan.items.clear();
     plan.runs.clear();
@@ -206,12 +206,15 @@ EXPORT const char* parrot_isa_name(int isa) { return kTables[isa]->name; }
 
 EXPORT int parrot_is_supported(int isa) { return isa >= 0 && isa < kNumTables && is_supported(isa); }
 
+// `cosines` and `sines` ([positions][head_dim / 2]) stay the caller's, and stay alive.
 EXPORT ParrotPlan* parrot_plan_new(int isa, int type, int64_t num_heads, int64_t num_kv_heads, int64_t head_dim,
-                                   int64_t head_stride, float scale) {
+                                   int64_t head_stride, float scale, const float* cosines, const float* sines,
+                                   float norm_eps) {
     ParrotPlan* plan = new (std::nothrow) ParrotPlan();
     if (plan != nullptr) {
         plan->table = kTables[isa];
         plan->shape = {(Type)type, num_heads, num_kv_heads, head_dim, head_stride, scale};
+        plan->rotation = {cosines, sines, nullptr, nullptr, norm_eps};
     }
     return plan;
 }
@@ -220,28 +223,29 @@ EXPORT void parrot_plan_free(ParrotPlan* plan) { delete plan; }
 
 // Pieces come one after the other: `piece_sizes` has each one's numbers of runs and of ranges, `runs` pairs of
 // (first slot, count), `ranges` fours of (first row, rows, limit of the first, what each next one sees more).
+// `positions` and `slots` ([rows]; a slot below 0 is written nowhere) stay the caller's until the next step.
 // Returns the number of work items for each KV head, or -1 when there is no memory.
-EXPORT int64_t parrot_plan_build(ParrotPlan* plan, int64_t num_rows, int64_t num_pieces,
-                                 const int64_t* piece_sizes, const int64_t* runs, const int64_t* ranges) {
+EXPORT int64_t parrot_plan_begin(ParrotPlan* plan, int64_t num_rows, int64_t num_pieces, const int64_t* piece_sizes,
+                                 const int64_t* runs, const int64_t* ranges, const int64_t* positions,
+                                 const int64_t* slots) {
+    plan->rotation.positions = positions;
+    plan->rotation.slots = slots;
     try {
-        build(*plan, num_rows, num_pieces, piece_sizes, runs, ranges);
+        begin(*plan, num_rows, num_pieces, piece_sizes, runs, ranges);
     } catch (const std::bad_alloc&) {
         return -1;
     }
     return plan->step.num_items;
 }
 
-EXPORT void parrot_attend(const ParrotPlan* plan, const void* queries, int64_t query_stride, const void* keys,
-                          const void* values, void* out) {
-    plan->table->attend({&plan->shape, &plan->step, queries, query_stride, keys, values, out});
-}
-
-EXPORT void parrot_rotate_and_write(const ParrotPlan* plan, void* projected, int64_t num_rows, const float* cosines,
-                                    const float* sines, const int64_t* positions, const int64_t* slots,
-                                    const void* query_norm, const void* key_norm, float norm_eps, void* keys,
-                                    void* values) {
-    plan->table->rotate_and_write({&plan->shape, projected, num_rows, cosines, sines, positions, slots, query_norm,
-                                   key_norm, norm_eps, keys, values});
+// One layer: rotates queries and keys of `projected`, writes keys and values, and attends.
+EXPORT void parrot_attend(const ParrotPlan* plan, void* projected, const void* query_norm, const void* key_norm,
+                          void* keys, void* values, void* out) {
+    const Shape& shape = plan->shape;
+    const int64_t stride = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim;
+    plan->table->rotate_and_write(
+        {&shape, &plan->rotation, projected, plan->step.num_rows, query_norm, key_norm, keys, values});
+    plan->table->attend({&shape, &plan->step, projected, stride, keys, values, out});
 }
 
 EXPORT void parrot_add_norm(int isa, int type, int64_t num_rows, int64_t size, void* hidden, const void* added,
@@ -256,4 +260,15 @@ EXPORT void parrot_silu_mul(int isa, int type, int64_t num_rows, int64_t size, c
 EXPORT void parrot_argmax(int isa, int type, int64_t num_rows, int64_t size, int64_t stride, const void* logits,
                           int64_t* out) {
     kTables[isa]->argmax({(Type)type, num_rows, size, stride, logits, out});
+}
+
+EXPORT int parrot_has_linear(int isa) { return kTables[isa]->linear != nullptr; }
+
+EXPORT void parrot_linear(int isa, int64_t num_rows, int64_t num_inputs, int64_t num_outputs, const void* inputs,
+                          const void* weights, const void* bias, void* out) {
+    kTables[isa]->linear({num_rows, num_inputs, num_outputs, inputs, weights, bias, out});
+}
+
+EXPORT void parrot_pack(int isa, int64_t num_inputs, int64_t num_outputs, const void* weights, void* out) {
+    kTables[isa]->pack({num_inputs, num_outputs, weights, out});
 }

@@ -10,10 +10,7 @@
 template <class T>
 struct FloatProducts {
     typedef float Left;
-    static constexpr int kRowStep = 1;
-
-    static void begin() {}
-    static void end() {}
+    void take_rows(int) {}
 
     static void scores(const float* q, int rows, const T* keys, int tiles, int dim, float* out, int out_stride) {
         product(q, dim, rows, keys, kLanes * kTileSlots, kTileSlots * (int64_t)dim, dim, tiles, out, out_stride,
@@ -74,10 +71,7 @@ struct FloatProducts {
 // Products of bfloat16 pairs, summed in float32 (VDPBF16PS).
 struct PairProducts {
     typedef Bf16 Left;
-    static constexpr int kRowStep = 1;
-
-    static void begin() {}
-    static void end() {}
+    void take_rows(int) {}
 
     static void scores(const Bf16* q, int rows, const Bf16* keys, int tiles, int dim, float* out, int out_stride) {
         product(q, dim, rows, keys, 2 * kTileSlots, kTileSlots * (int64_t)dim, dim / 2, tiles, out, out_stride,
@@ -145,13 +139,24 @@ struct PairProducts {
 
 #if defined(__AMX_BF16__)
 
-// Products of AMX tiles, 16 rows × 32 places by 32 places × 16 columns; rows come in full tiles, head_dim in
-// multiples of 32.
-struct TileProducts {
+// Products of AMX tiles, 16 rows × 32 places by 32 places × 16 columns; head_dim comes in multiples of 32. At most
+// 32 rows at a time.
+class TileProducts {
+   public:
     typedef Bf16 Left;
-    static constexpr int kRowStep = 16;
 
-    static void begin() {
+    TileProducts() = default;
+    TileProducts(const TileProducts&) = delete;
+    TileProducts& operator=(const TileProducts&) = delete;
+    ~TileProducts() {
+        if (rows_) _tile_release();
+    }
+
+    // Set the tiles up for this many rows, so that no more are read, multiplied or written.
+    void take_rows(int rows) {
+        if (rows == rows_) return;
+        rows_ = rows;
+        const int above = rows < 16 ? rows : 16, below = rows > 16 ? rows - 16 : 16;
         struct __attribute__((packed)) {
             uint8_t palette, start_row, reserved[14];
             uint16_t column_bytes[16];
@@ -159,31 +164,24 @@ struct TileProducts {
         } config = {};
         config.palette = 1;
         for (int i = 0; i < 8; ++i) {
+            const bool is_right = i >= 6, is_below = i == 2 || i == 3 || i == 5;
             config.column_bytes[i] = 64;
-            config.rows[i] = 16;
+            config.rows[i] = (uint8_t)(is_right ? 16 : is_below ? below : above);
         }
         _tile_loadconfig(&config);
     }
 
-    static void end() { _tile_release(); }
-
     static void scores(const Bf16* q, int rows, const Bf16* keys, int tiles, int dim, float* out, int out_stride) {
-        for (int row = 0; row < rows; row += 32) {
-            const Bf16* a = q + row * (int64_t)dim;
-            float* c = out + row * (int64_t)out_stride;
-            const bool two_rows = rows - row > 16;
-            for (int tile = 0; tile < tiles; tile += 2)
-                product(a, dim, two_rows, keys + tile * (int64_t)dim * kTileSlots, 64, kTileSlots * (int64_t)dim,
-                        tiles - tile > 1, dim / 32, 16 * 2 * kTileSlots, c + tile * 16, out_stride, false);
-        }
+        for (int tile = 0; tile < tiles; tile += 2)
+            product(q, dim, rows > 16, keys + tile * (int64_t)dim * kTileSlots, 64, kTileSlots * (int64_t)dim,
+                    tiles - tile > 1, dim / 32, 16 * 2 * kTileSlots, out + tile * 16, out_stride, false);
     }
 
     static void mix(const Bf16* p, int p_stride, int rows, const Bf16* values, int num_keys, int dim,
                     float* sums) {
-        for (int row = 0; row < rows; row += 32)
-            for (int column = 0; column < dim; column += 32)
-                product(p + row * (int64_t)p_stride, p_stride, rows - row > 16, values + column * 2, 4 * dim, 32, true,
-                        num_keys / 32, 32 * (int64_t)dim, sums + row * (int64_t)dim + column, dim, true);
+        for (int column = 0; column < dim; column += 32)
+            product(p, p_stride, rows > 16, values + column * 2, 4 * dim, 32, true, num_keys / 32,
+                    32 * (int64_t)dim, sums + column, dim, true);
     }
 
    private:
@@ -224,6 +222,8 @@ struct TileProducts {
         if (two_rows) _tile_stored(2, below, out_row);
         if (two_rows && two_columns) _tile_stored(3, below + 16, out_row);
     }
+
+    int rows_ = 0;
 };
 
 #endif

@@ -92,16 +92,17 @@ INLINE void rotate(const T* from, const T* norm, float eps, const float* cosines
 template <class T>
 void rotate_and_write_of(const RotateArgs& a) {
     const Shape& shape = *a.shape;
+    const Rotation& rotation = *a.rotation;
     const int64_t dim = shape.head_dim, num_heads = shape.num_heads, num_kv_heads = shape.num_kv_heads;
     const int64_t stride = (num_heads + 2 * num_kv_heads) * dim;
 #pragma omp parallel for schedule(static) if (a.num_rows > 1 && a.num_rows * stride > kParallelElements)
     for (int64_t r = 0; r < a.num_rows; ++r) {
         T* row = (T*)a.projected + r * stride;
-        const float* cosines = a.cosines + a.positions[r] * (dim / 2);
-        const float* sines = a.sines + a.positions[r] * (dim / 2);
+        const float* cosines = rotation.cosines + rotation.positions[r] * (dim / 2);
+        const float* sines = rotation.sines + rotation.positions[r] * (dim / 2);
         for (int64_t h = 0; h < num_heads; ++h)
-            rotate(row + h * dim, (const T*)a.query_norm, a.norm_eps, cosines, sines, dim, row + h * dim);
-        const int64_t slot = a.slots[r];
+            rotate(row + h * dim, (const T*)a.query_norm, rotation.norm_eps, cosines, sines, dim, row + h * dim);
+        const int64_t slot = rotation.slots[r];
         if (slot < 0) continue;
         const int64_t tile = slot / kTileSlots * kTileSlots * dim, at = slot % kTileSlots;
         for (int64_t h = 0; h < num_kv_heads; ++h) {
@@ -109,7 +110,7 @@ void rotate_and_write_of(const RotateArgs& a) {
             const T* value = row + (num_heads + num_kv_heads + h) * dim;
             T* keys = (T*)a.keys + h * shape.head_stride + tile;
             T* values = (T*)a.values + h * shape.head_stride + tile;
-            rotate(key, (const T*)a.key_norm, a.norm_eps, cosines, sines, dim, key);
+            rotate(key, (const T*)a.key_norm, rotation.norm_eps, cosines, sines, dim, key);
             for (int64_t d = 0; d < dim; ++d) keys[Place<T>::key(at, d, dim)] = key[d];
             for (int64_t d = 0; d < dim; ++d) values[Place<T>::value(at, d, dim)] = value[d];
         }

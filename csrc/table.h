@@ -15,6 +15,9 @@ namespace PARROT_ISA {
 #include "products.h"
 #include "attention.h"
 #include "rows.h"
+#if defined(__AMX_BF16__)
+#include "linear.h"
+#endif
 
 #if defined(__AVX512BF16__)
 typedef PairProducts HalfProducts;
@@ -80,6 +83,13 @@ extern const Table PARROT_TABLE = {
     PARROT_ISA::add_norm,
     PARROT_ISA::silu_mul,
     PARROT_ISA::argmax,
+#if defined(__AMX_BF16__)
+    PARROT_ISA::linear,
+    PARROT_ISA::pack,
+#else
+    nullptr,
+    nullptr,
+#endif
 };
 
 }  // namespace parrot

@@ -4,6 +4,8 @@ A call costs about two microseconds on top of its work. What it is given is chec
 here is a bug of the engine's, never of a request's.
 """
 
+from collections.abc import Callable
+
 import torch
 
 from parrot.engine.native.library import ISAS, Isa, NativeLibrary, open_library
@@ -63,6 +65,42 @@ class NativeKernels:
             self.isa_number, TYPE_NUMBERS[gate_up.dtype], rows, size, gate_up.data_ptr(), out.data_ptr()
         )
         return out
+
+    def make_linear(
+        self, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """A product with `weight` ([outputs, inputs]) plus `bias`, [rows, inputs] → [rows, outputs].
+
+        The weights are copied into a layout of their own. None where torch's product is as good: without AMX,
+        and in float32.
+        """
+        num_outputs, num_inputs = weight.shape
+        library, isa = self.library, self.isa_number
+        if weight.dtype != torch.bfloat16 or num_inputs % 32 or not library.parrot_has_linear(isa):
+            return None
+        assert weight.is_contiguous()
+        packed = torch.empty((num_outputs + 15) // 16 * 16 * num_inputs, dtype=torch.bfloat16)
+        library.parrot_pack(isa, num_inputs, num_outputs, weight.data_ptr(), packed.data_ptr())
+        bias_pointer = None if bias is None else bias.data_ptr()
+
+        def apply(rows: torch.Tensor) -> torch.Tensor:
+            assert _is_dense(rows, torch.bfloat16)
+            assert rows.shape[1] == num_inputs
+            assert bias is None or _is_dense(bias, torch.bfloat16)
+            out = torch.empty((rows.shape[0], num_outputs), dtype=torch.bfloat16)
+            library.parrot_linear(
+                isa,
+                rows.shape[0],
+                num_inputs,
+                num_outputs,
+                rows.data_ptr(),
+                packed.data_ptr(),
+                bias_pointer,
+                out.data_ptr(),
+            )
+            return out
+
+        return apply
 
     def argmax(self, logits: torch.Tensor, num_columns: int) -> list[int]:
         """For each row the first of the largest among its first `num_columns` values; -1 where any of these

@@ -19,16 +19,18 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "parrot_abi_version": (_int, ()),
     "parrot_num_isas": (_int, ()),
     "parrot_is_supported": (_int, (_int,)),
-    "parrot_plan_new": (_pointer, (_int, _int, _long, _long, _long, _long, _float)),
-    "parrot_plan_free": (None, (_pointer,)),
-    "parrot_plan_build": (_long, (_pointer, _long, _long, _pointer, _pointer, _pointer)),
-    "parrot_attend": (None, (_pointer, _pointer, _long, _pointer, _pointer, _pointer)),
-    "parrot_rotate_and_write": (
-        None,
-        (_pointer, _pointer, _long, *(_pointer,) * 6, _float, _pointer, _pointer),
+    "parrot_plan_new": (
+        _pointer,
+        (_int, _int, _long, _long, _long, _long, _float, _pointer, _pointer, _float),
     ),
+    "parrot_plan_free": (None, (_pointer,)),
+    "parrot_plan_begin": (_long, (_pointer, _long, _long, *(_pointer,) * 5)),
+    "parrot_attend": (None, (_pointer,) * 7),
     "parrot_add_norm": (None, (_int, _int, _long, _long, _pointer, _pointer, _pointer, _float, _pointer)),
     "parrot_silu_mul": (None, (_int, _int, _long, _long, _pointer, _pointer)),
+    "parrot_has_linear": (_int, (_int,)),
+    "parrot_pack": (None, (_int, _long, _long, _pointer, _pointer)),
+    "parrot_linear": (None, (_int, _long, _long, _long, *(_pointer,) * 4)),
     "parrot_argmax": (None, (_int, _int, _long, _long, _long, _pointer, _pointer)),
 }
 

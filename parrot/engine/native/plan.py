@@ -16,8 +16,8 @@ Run = tuple[int, int]
 """Consecutive slots: the first one's number, and how many."""
 
 Rows = tuple[int, int, int, int]
-"""Consecutive rows of a step that read a piece: the first one's number, how many rows, how many of the piece's
-tokens the first one sees, and how many more each next one sees."""
+"""Consecutive rows of a step that read a piece: the first one's number, how many rows, how many of its tokens
+the first one sees, and how many more each next one sees."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,22 +55,28 @@ class AttentionShape:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rotation:
-    """Rotary embeddings of a step's rows, and norms before them."""
+class Rotary:
+    """Rotary position embedding, and the epsilon of the norms before it."""
 
     cosines: torch.Tensor
     """[positions, head_dim / 2], float32."""
     sines: torch.Tensor
-    positions: torch.Tensor
-    """[rows], int64."""
     norm_eps: float
+
+    def __post_init__(self) -> None:
+        assert self.cosines.dtype == self.sines.dtype == torch.float32
+        assert self.cosines.is_contiguous()
+        assert self.sines.is_contiguous()
 
 
 class AttentionPlan:
     """Attention of one step after the other, over one cache."""
 
-    def __init__(self, kernels: NativeKernels, shape: AttentionShape) -> None:
+    def __init__(self, kernels: NativeKernels, shape: AttentionShape, rotary: Rotary) -> None:
+        assert rotary.cosines.shape == rotary.sines.shape
+        assert rotary.cosines.shape[1] == shape.head_dim // 2
         self.shape = shape
+        self._rotary = rotary
         self._library = kernels.library
         self._plan = kernels.library.parrot_plan_new(
             kernels.isa_number,
@@ -80,95 +86,80 @@ class AttentionPlan:
             shape.head_dim,
             shape.num_slots * shape.head_dim,
             shape.head_dim**-0.5,
+            rotary.cosines.data_ptr(),
+            rotary.sines.data_ptr(),
+            rotary.norm_eps,
         )
         if not self._plan:
             raise MemoryError("no memory for an attention plan")
         weakref.finalize(self, kernels.library.parrot_plan_free, self._plan)
-        self._num_rows = 0
+        self._positions = self._slots = torch.empty(0, dtype=torch.int64)
 
-    def build(self, num_rows: int, pieces: Sequence[Piece]) -> None:
-        """Divide a step's attention among the threads that torch uses in this thread."""
+    def begin(self, pieces: Sequence[Piece], positions: torch.Tensor, slots: torch.Tensor) -> None:
+        """Divide a step's attention among the threads that torch uses in this thread.
+
+        `positions` and `slots` ([rows], int64) are those of the step's tokens; a key at a slot below 0 is
+        written nowhere.
+        """
+        num_rows = positions.shape[0]
+        assert positions.shape == slots.shape == (num_rows,)
+        assert positions.dtype == slots.dtype == torch.int64
+        assert int(positions.max()) < self._rotary.cosines.shape[0]
+        assert int(slots.max()) < self.shape.num_slots
         assert all(_is_readable(piece, num_rows, self.shape.num_slots) for piece in pieces)
         sizes = array("q", [n for piece in pieces for n in (len(piece.runs), len(piece.readers))])
         runs = array("q", [n for piece in pieces for run in piece.runs for n in run])
         readers = array("q", [n for piece in pieces for rows in piece.readers for n in rows])
-        num_items = self._library.parrot_plan_build(
+        num_items = self._library.parrot_plan_begin(
             self._plan,
             num_rows,
             len(pieces),
             sizes.buffer_info()[0],
             runs.buffer_info()[0],
             readers.buffer_info()[0],
+            positions.data_ptr(),
+            slots.data_ptr(),
         )
         if num_items < 0:
             raise MemoryError("no memory for the attention of a step")
-        self._num_rows = num_rows
+        self._positions, self._slots = positions, slots
 
-    def rotate_and_write(
+    def attend(
         self,
         projected: torch.Tensor,
-        rotation: Rotation,
-        slots: torch.Tensor,
-        norms: tuple[torch.Tensor | None, torch.Tensor | None],
+        norms: tuple[torch.Tensor, torch.Tensor] | None,
         keys: torch.Tensor,
         values: torch.Tensor,
-    ) -> None:
-        """Rotate the queries and keys of `projected` ([rows, queries, keys and values side by side]), and put
-        keys and values at `slots` ([rows], int64; below 0: nowhere) of one layer's cache.
+    ) -> torch.Tensor:
+        """One layer of the step that has begun: rotate the queries and keys of `projected` ([rows, queries,
+        keys and values side by side]), put keys and values into the layer's cache (`keys`, `values`:
+        [kv_heads, num_slots · head_dim] each), and attend.
 
-        `norms` are the weights of the queries' and the keys' norm, where the model has them. Queries are left
-        in `projected` for `attend`; its keys are left in an unspecified state.
-        """
-        num_rows = projected.shape[0]
-        assert projected.shape[1] == self.shape.row_size
-        assert self._is_of_layer(keys, values)
-        assert projected.is_contiguous()
-        assert slots.dtype == rotation.positions.dtype == torch.int64
-        assert slots.shape == rotation.positions.shape == (num_rows,)
-        query_norm, key_norm = norms
-        self._library.parrot_rotate_and_write(
-            self._plan,
-            projected.data_ptr(),
-            num_rows,
-            rotation.cosines.data_ptr(),
-            rotation.sines.data_ptr(),
-            rotation.positions.data_ptr(),
-            slots.data_ptr(),
-            None if query_norm is None else query_norm.data_ptr(),
-            None if key_norm is None else key_norm.data_ptr(),
-            rotation.norm_eps,
-            keys.data_ptr(),
-            values.data_ptr(),
-        )
-
-    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Attention of the built step over one layer's cache, `keys` and `values` ([kv_heads, num_slots ·
-        head_dim] each).
-
-        `queries` has at least heads · head_dim elements in a row. Returns [rows, heads · head_dim].
+        `norms` are the weights of the queries' and the keys' norm ([head_dim] each), where the model has any.
+        Returns [rows, heads · head_dim]. Of `projected`, the rotated queries are left.
         """
         shape = self.shape
-        assert queries.shape[0] == self._num_rows
-        assert queries.dtype == shape.dtype
-        assert queries.stride(1) == 1
-        assert self._is_of_layer(keys, values)
-        out = torch.empty((self._num_rows, shape.num_heads * shape.head_dim), dtype=shape.dtype)
+        num_rows = self._slots.shape[0]
+        assert projected.shape == (num_rows, shape.row_size)
+        assert projected.dtype == shape.dtype
+        assert projected.is_contiguous()
+        assert self._is_layer(keys)
+        assert self._is_layer(values)
+        out = torch.empty((num_rows, shape.num_heads * shape.head_dim), dtype=shape.dtype)
         self._library.parrot_attend(
             self._plan,
-            queries.data_ptr(),
-            queries.stride(0),
+            projected.data_ptr(),
+            None if norms is None else norms[0].data_ptr(),
+            None if norms is None else norms[1].data_ptr(),
             keys.data_ptr(),
             values.data_ptr(),
             out.data_ptr(),
         )
         return out
 
-    def _is_of_layer(self, keys: torch.Tensor, values: torch.Tensor) -> bool:
+    def _is_layer(self, part: torch.Tensor) -> bool:
         size = (self.shape.num_kv_heads, self.shape.num_slots * self.shape.head_dim)
-        return all(
-            part.shape == size and part.dtype == self.shape.dtype and part.is_contiguous()
-            for part in (keys, values)
-        )
+        return part.shape == size and part.dtype == self.shape.dtype and part.is_contiguous()
 
 
 def _is_readable(piece: Piece, num_rows: int, num_slots: int) -> bool:

@@ -1,0 +1,64 @@
+// A matrix product with fixed weights: out[row][n] = sum over k of x[row][k] · weight[n][k], plus a bias.
+//
+// The weights are laid out as keys are: tiles of 16 outputs, [inputs / 2][16 outputs][2] for bfloat16, so that one
+// row runs through them once from end to end, and many rows find each pair of tiles in the nearest cache.
+
+constexpr int kLinearRows = 32;
+constexpr int kLinearTiles = 4;   // of outputs, done together
+
+template <class T>
+INLINE void finish_row(const float* sums, const T* bias, int64_t count, T* out) {
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) {
+        const Floats v = load(sums + i);
+        store(out + i, bias ? v + load(bias + i) : v);
+    }
+    for (; i < count; ++i) narrow_to(out + i, bias ? sums[i] + widen(bias[i]) : sums[i]);
+}
+
+// Some tiles of outputs for all rows.
+INLINE void linear_tiles(const LinearArgs& a, int64_t tile, int tiles, TileProducts& products) {
+    float sums[kLinearRows * kLinearTiles * 16] __attribute__((aligned(64)));
+    const int64_t first = tile * 16;
+    const int64_t count = a.num_outputs - first < tiles * 16 ? a.num_outputs - first : tiles * 16;
+    const Bf16* weights = (const Bf16*)a.weights + first * a.num_inputs;
+    const Bf16* bias = a.bias ? (const Bf16*)a.bias + first : nullptr;
+    for (int64_t row = 0; row < a.num_rows; row += kLinearRows) {
+        const int rows = a.num_rows - row < kLinearRows ? (int)(a.num_rows - row) : kLinearRows;
+        const Bf16* inputs = (const Bf16*)a.inputs + row * a.num_inputs;
+        products.take_rows(rows);
+        products.scores(inputs, rows, weights, tiles, (int)a.num_inputs, sums, kLinearTiles * 16);
+        for (int r = 0; r < rows; ++r)
+            finish_row(sums + r * kLinearTiles * 16, bias, count,
+                       (Bf16*)a.out + (row + r) * a.num_outputs + first);
+    }
+}
+
+static void linear(const LinearArgs& a) {
+    const int64_t num_tiles = (a.num_outputs + 15) / 16, num_pairs = (num_tiles + 1) / 2;
+#pragma omp parallel
+    {
+        // Equal shares in pairs of tiles, which are what a product takes at a time.
+        const int64_t thread = omp_get_thread_num(), num_threads = omp_get_num_threads();
+        const int64_t until = (thread + 1) * num_pairs / num_threads * 2;
+        const int64_t end = until < num_tiles ? until : num_tiles;
+        TileProducts products;
+        for (int64_t tile = thread * num_pairs / num_threads * 2; tile < end; tile += kLinearTiles)
+            linear_tiles(a, tile, end - tile < kLinearTiles ? (int)(end - tile) : kLinearTiles, products);
+    }
+}
+
+// [outputs][inputs] into tiles; outputs up to a full tile are 0.
+static void pack(const PackArgs& a) {
+    const int64_t num_tiles = (a.num_outputs + 15) / 16;
+#pragma omp parallel for schedule(static)
+    for (int64_t tile = 0; tile < num_tiles; ++tile) {
+        Bf16* to = (Bf16*)a.out + tile * 16 * a.num_inputs;
+        for (int64_t n = 0; n < 16; ++n) {
+            const int64_t output = tile * 16 + n;
+            const Bf16* from = (const Bf16*)a.weights + output * a.num_inputs;
+            for (int64_t k = 0; k < a.num_inputs; ++k)
+                to[Place<Bf16>::key(n, k, a.num_inputs)] = output < a.num_outputs ? from[k] : 0;
+        }
+    }
+}
