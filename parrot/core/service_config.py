@@ -3,7 +3,21 @@
 from dataclasses import dataclass
 from typing import Literal
 
-PolicyName = Literal["fifo", "longest-prefix"]
+PolicyName = Literal["fifo", "longest-prefix", "request-level", "throughput", "cache-aware", "app-centric"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ingredients:
+    """Parts of the application-centric service, each of which can be switched off to see what it brings."""
+
+    groups: bool = True
+    """Task groups are placed together."""
+    sharing: bool = True
+    """Calls fork from contexts that hold a prefix of theirs."""
+    affinity: bool = True
+    """Calls go where their prefixes are."""
+    fairness: bool = True
+    """Ready calls are admitted by what their tenants and sessions were served; without it, as they came."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

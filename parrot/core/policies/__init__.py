@@ -1,13 +1,44 @@
-"""Scheduling policies: each is a function from a snapshot to a schedule."""
+"""Scheduling policies: each is a function from a snapshot to a schedule.
+
+| policy | sees | admits | goes to |
+|---|---|---|---|
+| `fifo` | requests | all | the engine with the fewest calls |
+| `longest-prefix` | requests | all | the engine with the longest prefix |
+| `request-level` | requests | small batches, as if someone waited for each | the engine with the fewest calls
+| | `throughput` | requests | full batches | the engine with the fewest calls |
+| `cache-aware` | requests | full batches | the engine with the longest prefix |
+| `app-centric` | applications | by the strictest objective on the engine | where the work is done first |
+"""
 
 from collections.abc import Callable, Mapping
+from typing import get_args
 
-from parrot.core.policies.fifo import fifo
-from parrot.core.policies.longest_prefix import longest_prefix
+from parrot.core.policies.app_centric import AppCentric
+from parrot.core.policies.request_level import RequestLevel, full_batch, small_batch, without_bound
 from parrot.core.scheduler import Schedule, Snapshot
-from parrot.core.service_config import PolicyName
+from parrot.core.service_config import Ingredients, PolicyName
 
 Policy = Callable[[Snapshot], Schedule]
 
-POLICIES: Mapping[PolicyName, Policy] = {"fifo": fifo, "longest-prefix": longest_prefix}
-"""Every policy by its name."""
+
+def make_policy(name: PolicyName, ingredients: Ingredients) -> Policy:
+    """A policy by its name; `ingredients` are heeded by `app-centric`."""
+    match name:
+        case "fifo":
+            return RequestLevel(bound=without_bound)
+        case "longest-prefix":
+            return RequestLevel(bound=without_bound, routes=True)
+        case "request-level":
+            return RequestLevel(bound=small_batch)
+        case "throughput":
+            return RequestLevel(bound=full_batch)
+        case "cache-aware":
+            return RequestLevel(bound=full_batch, routes=True)
+        case "app-centric":
+            return AppCentric(groups=ingredients.groups, affinity=ingredients.affinity)
+
+
+POLICIES: Mapping[PolicyName, Policy] = {
+    name: make_policy(name, Ingredients()) for name in get_args(PolicyName)
+}
+"""Every policy by its name, with all ingredients."""

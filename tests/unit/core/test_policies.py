@@ -1,26 +1,42 @@
 """Placements of the first two policies, and what every policy must keep."""
 
 import random
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from parrot.core.policies import POLICIES
-from parrot.core.policies.longest_prefix import OVERFULL
+from parrot.core.cost_model import EnginePace
+from parrot.core.policies import POLICIES, make_policy
 from parrot.core.prefixes import PrefixIndex
 from parrot.core.scheduler import EngineState, ReadyCall, Schedule, Snapshot
-from parrot.core.service_config import PolicyName
+from parrot.core.service_config import Ingredients, PolicyName
 from parrot.ports.engine import ContextRef
 from parrot.types.ids import CallId, ContextId, EngineId, PrefixKey
+from parrot.types.objective import CallObjective
 
-NAMES: tuple[PolicyName, ...] = ("fifo", "longest-prefix")
+NAMES = tuple(POLICIES)
+BOUNDED: tuple[PolicyName, ...] = ("request-level", "throughput", "cache-aware", "app-centric")
+LATENCY = CallObjective(objective="latency")
+THROUGHPUT = CallObjective(objective="throughput")
 
 
-def engine(name: str, *, model: str = "m", num_calls: int = 0, max_batch: int = 8) -> EngineState:
-    return EngineState(engine_id=EngineId(name), model=model, num_calls=num_calls, max_batch=max_batch)
+def group(name: str) -> CallObjective:
+    return CallObjective(objective="latency", task_group=name)
 
 
-def call(name: str, *keys: str, model: str = "m") -> ReadyCall:
+OBJECTIVES = (LATENCY, THROUGHPUT, group("g"))
+
+
+def engine(name: str, *, model: str = "m", max_batch: int = 8, **fields: Any) -> EngineState:
+    return EngineState(engine_id=EngineId(name), model=model, max_batch=max_batch, **fields)
+
+
+def call(name: str, *keys: str, model: str = "m", objective: CallObjective = LATENCY) -> ReadyCall:
     return ReadyCall(
+        objective=objective,
+        num_output_tokens=10,
         call_id=CallId(name),
         model=model,
         keys=tuple(PrefixKey(key.encode()) for key in keys),
@@ -75,10 +91,9 @@ def test_calls_of_one_round_see_each_other() -> None:
     assert placed["3"] != placed["1"]
 
 
-def test_an_overfull_holder_is_passed_over_while_another_has_room() -> None:
-    full = int(OVERFULL * 8)
+def test_a_holder_with_a_long_queue_is_passed_over_for_an_empty_engine() -> None:
     snapshot = Snapshot(
-        ready=[call("1", "x")], engines=[engine("a", num_calls=full), engine("b")], index=holding(a="x")
+        ready=[call("1", "x")], engines=[engine("a", num_calls=16), engine("b")], index=holding(a="x")
     )
     assert where(POLICIES["longest-prefix"](snapshot)) == {"1": "b"}
 
@@ -88,27 +103,154 @@ def test_a_call_whose_model_is_down_is_deferred(name: PolicyName) -> None:
     snapshot = Snapshot(
         ready=[call("1", model="other"), call("2")], engines=[engine("a")], index=PrefixIndex()
     )
-    schedule = POLICIES[name](snapshot)
-    assert schedule.deferred == ("1",)
-    assert where(schedule) == {"2": "a"}
+    assert where(POLICIES[name](snapshot)) == {"2": "a"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("seed", range(20))
-def test_every_call_is_placed_or_deferred_exactly_once(name: PolicyName, seed: int) -> None:
+def test_calls_are_placed_once_and_where_their_model_is(name: PolicyName, seed: int) -> None:
     draw = random.Random(seed)
     models = ["m", "n", "o"]
     engines = [
-        engine(str(i), model=draw.choice(models[:2]), num_calls=draw.randrange(20))
+        engine(str(i), model=draw.choice(models[:2]), num_calls=draw.randrange(20), max_batch=12)
         for i in range(draw.randrange(6))
     ]
     calls = [
-        call(str(i), *draw.sample("uvwxyz", draw.randrange(4)), model=draw.choice(models)) for i in range(40)
+        call(
+            str(i),
+            *draw.sample("uvwxyz", draw.randrange(4)),
+            model=draw.choice(models),
+            objective=draw.choice(OBJECTIVES),
+        )
+        for i in range(40)
     ]
     schedule = POLICIES[name](Snapshot(ready=calls, engines=engines, index=PrefixIndex()))
-    served = {e.model for e in engines}
-    names = [p.call_id for p in schedule.placements] + list(schedule.deferred)
-    assert sorted(names) == sorted(c.call_id for c in calls)
-    assert set(schedule.deferred) == {c.call_id for c in calls if c.model not in served}
+    names = [p.call_id for p in schedule.placements]
+    assert len(set(names)) == len(names)
     by_engine = {e.engine_id: e.model for e in engines}
     assert all(by_engine[p.engine_id] == calls[int(p.call_id)].model for p in schedule.placements)
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+@pytest.mark.parametrize("seed", range(20))
+def test_no_engine_is_filled_beyond_its_batch(name: PolicyName, seed: int) -> None:
+    draw = random.Random(seed)
+    engines = [
+        engine(str(i), num_calls=draw.randrange(12), max_batch=draw.randrange(1, 12)) for i in range(5)
+    ]
+    calls = [call(str(i), objective=draw.choice(OBJECTIVES)) for i in range(80)]
+    schedule = POLICIES[name](Snapshot(ready=calls, engines=engines, index=PrefixIndex()))
+    placed = Counter(p.engine_id for p in schedule.placements)
+    for e in engines:
+        assert placed[e.engine_id] <= max(0, e.max_batch - e.num_calls)
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_no_call_waits_while_an_engine_is_empty(name: PolicyName) -> None:
+    calls = [call(str(i), objective=OBJECTIVES[i % 3]) for i in range(8)]
+    for i in range(1, 8):
+        engines = [engine("full", num_calls=8), *(engine(str(k)) for k in range(i))]
+        assert POLICIES[name](Snapshot(ready=calls, engines=engines, index=PrefixIndex())).placements
+
+
+def test_a_task_group_is_placed_together_where_it_is_done_first() -> None:
+    calls = [call(str(i), "x", f"y{i}", objective=group("g")) for i in range(6)]
+    snapshot = Snapshot(
+        ready=calls, engines=[engine("a", num_calls=1), engine("b"), engine("c")], index=holding(b="x")
+    )
+    assert set(where(POLICIES["app-centric"](snapshot)).values()) == {"b"}
+
+
+def test_a_task_group_is_split_only_when_no_engine_has_room_for_it() -> None:
+    calls = [call(str(i), objective=group("g")) for i in range(12)]
+    snapshot = Snapshot(ready=calls, engines=[engine("a"), engine("b")], index=PrefixIndex())
+    placed = where(POLICIES["app-centric"](snapshot))
+    assert len(placed) == 12
+    assert sorted(Counter(placed.values()).values()) == [4, 8]
+
+
+def test_the_rest_of_a_group_goes_where_its_first_calls_are() -> None:
+    snapshot = Snapshot(
+        ready=[call("1", objective=group("g"))],
+        engines=[engine("a"), engine("b", num_calls=3)],
+        index=PrefixIndex(),
+        group_homes={"g": EngineId("b")},
+    )
+    assert where(POLICIES["app-centric"](snapshot)) == {"1": "b"}
+
+
+def test_without_groups_a_group_is_so_many_calls() -> None:
+    calls = [call(str(i), objective=group("g")) for i in range(6)]
+    snapshot = Snapshot(ready=calls, engines=[engine("a"), engine("b")], index=PrefixIndex())
+    policy = make_policy("app-centric", Ingredients(groups=False))
+    assert set(where(policy(snapshot)).values()) == {"a", "b"}
+
+
+SLOW = EnginePace(base_s=0.02, decode_s=0.02, prefill_s=0.001)
+
+
+def test_a_call_somebody_waits_for_is_kept_from_an_engine_full_of_throughput_work() -> None:
+    busy = engine("a", num_calls=7, pace=SLOW)
+    waited_for = call("1", "x", objective=LATENCY)
+    placed = where(
+        POLICIES["app-centric"](
+            Snapshot(ready=[waited_for], engines=[busy, engine("b", pace=SLOW)], index=holding(a="x"))
+        )
+    )
+    assert placed == {"1": "b"}
+
+
+def test_a_waited_for_call_without_room_has_the_next_place() -> None:
+    busy = engine("a", num_calls=6, pace=SLOW)
+    calls = [call("1", objective=LATENCY), call("2", objective=THROUGHPUT)]
+    snapshot = Snapshot(ready=calls, engines=[busy], index=PrefixIndex())
+    assert where(POLICIES["app-centric"](snapshot)) == {}
+    drained = engine("a", num_calls=3, pace=SLOW)
+    snapshot = Snapshot(ready=calls, engines=[drained], index=PrefixIndex())
+    assert where(POLICIES["app-centric"](snapshot)) == {"1": "a"}
+
+
+def test_throughput_work_fills_an_engine_up_to_its_batch() -> None:
+    calls = [call(str(i), objective=THROUGHPUT) for i in range(20)]
+    snapshot = Snapshot(ready=calls, engines=[engine("a", pace=SLOW)], index=PrefixIndex())
+    assert len(POLICIES["app-centric"](snapshot).placements) == 8
+
+
+def test_a_latency_call_on_an_engine_bounds_its_batch() -> None:
+    calls = [call(str(i), objective=THROUGHPUT) for i in range(20)]
+    mixed = engine("a", num_calls=1, num_latency_calls=1, pace=SLOW)
+    snapshot = Snapshot(ready=calls, engines=[mixed], index=PrefixIndex())
+    assert len(POLICIES["app-centric"](snapshot).placements) == SLOW.batch_within(0.1, 8) - 1
+
+
+def test_a_prefix_is_left_behind_when_waiting_for_it_would_take_longer() -> None:
+    loaded = engine("a", num_calls=4, num_unfilled_tokens=50_000, pace=SLOW)
+    snapshot = Snapshot(
+        ready=[call("1", "x", objective=THROUGHPUT)],
+        engines=[loaded, engine("b", pace=SLOW)],
+        index=holding(a="x"),
+    )
+    assert where(POLICIES["app-centric"](snapshot)) == {"1": "b"}
+
+
+def test_memory_bounds_what_an_engine_takes() -> None:
+    calls = [call(str(i), f"k{i}", f"m{i}", f"n{i}") for i in range(10)]
+    tight = engine("a", capacity_tokens=100)
+    snapshot = Snapshot(ready=calls, engines=[tight], index=PrefixIndex())
+    assert len(POLICIES["app-centric"](snapshot).placements) == 2
+
+
+def test_a_round_over_a_full_cluster_reads_little_of_a_long_queue() -> None:
+    read = 0
+
+    def waiting() -> Iterator[ReadyCall]:
+        nonlocal read
+        for i in range(100_000):
+            read += 1
+            yield call(str(i))
+
+    full = [engine(str(i), num_calls=8) for i in range(64)]
+    assert not POLICIES["app-centric"](
+        Snapshot(ready=waiting(), engines=full, index=PrefixIndex())
+    ).placements
+    assert read <= 1
