@@ -79,24 +79,32 @@ struct AttendArgs {
     void* out;                // [rows][heads][head_dim]
 };
 
-// Rotary embedding of a step's rows, the same for all layers.
-struct Rotation {
-    const float* cosines;     // [positions][head_dim / 2]
-    const float* sines;
-    const int64_t* positions; // [rows]
+struct WriteArgs {
+    const Shape* shape;
+    int64_t num_rows;
     const int64_t* slots;     // [rows]; below 0: written nowhere
-    float norm_eps;
+    const void* new_keys;     // [rows][kv_heads][head_dim], rows key_stride elements apart
+    int64_t key_stride;
+    const void* new_values;
+    int64_t value_stride;
+    void* keys;               // one layer
+    void* values;
 };
 
 struct RotateArgs {
-    const Shape* shape;
-    const Rotation* rotation;
-    void* projected;          // [rows][queries, keys, values]; queries are rotated in place
+    Type type;
     int64_t num_rows;
+    int64_t num_query_heads;
+    int64_t num_key_heads;
+    int64_t head_dim;
+    int64_t stride;           // elements from one row to the next
+    void* heads;              // [rows][query heads, key heads, whatever], rotated in place
+    const float* cosines;     // [positions][head_dim / 2]
+    const float* sines;
+    const int64_t* positions; // [rows]
     const void* query_norm;   // [head_dim], or null
     const void* key_norm;
-    void* keys;               // one layer
-    void* values;
+    float norm_eps;
 };
 
 struct NormArgs {
@@ -149,7 +157,8 @@ struct Table {
     const char* name;
     size_t (*scratch_bytes)(const Shape&);
     void (*attend)(const AttendArgs&);
-    void (*rotate_and_write)(const RotateArgs&);
+    void (*write)(const WriteArgs&);
+    void (*rotate)(const RotateArgs&);
     void (*add_norm)(const NormArgs&);
     void (*silu_mul)(const GateArgs&);
     void (*argmax)(const ArgmaxArgs&);

@@ -91,7 +91,7 @@ int64_t rounded_up(int64_t value, int64_t step) { return (value + step - 1) / st
 struct ParrotPlan {
     const Table* table;
     Shape shape;
-    Rotation rotation;
+    const int64_t* slots;
     Step step;
     int64_t cost;
     std::vector<Item> items;
@@ -206,15 +206,12 @@ EXPORT const char* parrot_isa_name(int isa) { return kTables[isa]->name; }
 
 EXPORT int parrot_is_supported(int isa) { return isa >= 0 && isa < kNumTables && is_supported(isa); }
 
-// `cosines` and `sines` ([positions][head_dim / 2]) stay the caller's, and stay alive.
 EXPORT ParrotPlan* parrot_plan_new(int isa, int type, int64_t num_heads, int64_t num_kv_heads, int64_t head_dim,
-                                   int64_t head_stride, float scale, const float* cosines, const float* sines,
-                                   float norm_eps) {
+                                   int64_t head_stride, float scale) {
     ParrotPlan* plan = new (std::nothrow) ParrotPlan();
     if (plan != nullptr) {
         plan->table = kTables[isa];
         plan->shape = {(Type)type, num_heads, num_kv_heads, head_dim, head_stride, scale};
-        plan->rotation = {cosines, sines, nullptr, nullptr, norm_eps};
     }
     return plan;
 }
@@ -223,13 +220,11 @@ EXPORT void parrot_plan_free(ParrotPlan* plan) { delete plan; }
 
 // Pieces come one after the other: `piece_sizes` has each one's numbers of runs and of ranges, `runs` pairs of
 // (first slot, count), `ranges` fours of (first row, rows, limit of the first, what each next one sees more).
-// `positions` and `slots` ([rows]; a slot below 0 is written nowhere) stay the caller's until the next step.
+// `slots` ([rows]; one below 0 is written nowhere) stays the caller's until the next step.
 // Returns the number of work items for each KV head, or -1 when there is no memory.
 EXPORT int64_t parrot_plan_begin(ParrotPlan* plan, int64_t num_rows, int64_t num_pieces, const int64_t* piece_sizes,
-                                 const int64_t* runs, const int64_t* ranges, const int64_t* positions,
-                                 const int64_t* slots) {
-    plan->rotation.positions = positions;
-    plan->rotation.slots = slots;
+                                 const int64_t* runs, const int64_t* ranges, const int64_t* slots) {
+    plan->slots = slots;
     try {
         begin(*plan, num_rows, num_pieces, piece_sizes, runs, ranges);
     } catch (const std::bad_alloc&) {
@@ -238,14 +233,21 @@ EXPORT int64_t parrot_plan_begin(ParrotPlan* plan, int64_t num_rows, int64_t num
     return plan->step.num_items;
 }
 
-// One layer: rotates queries and keys of `projected`, writes keys and values, and attends.
-EXPORT void parrot_attend(const ParrotPlan* plan, void* projected, const void* query_norm, const void* key_norm,
-                          void* keys, void* values, void* out) {
-    const Shape& shape = plan->shape;
-    const int64_t stride = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim;
-    plan->table->rotate_and_write(
-        {&shape, &plan->rotation, projected, plan->step.num_rows, query_norm, key_norm, keys, values});
-    plan->table->attend({&shape, &plan->step, projected, stride, keys, values, out});
+// One layer of the step: puts new keys and values ([rows][kv_heads][head_dim], rows that far apart) into the
+// layer's cache, and lets the queries attend.
+EXPORT void parrot_attend(const ParrotPlan* plan, const void* queries, int64_t query_stride, const void* new_keys,
+                          int64_t key_stride, const void* new_values, int64_t value_stride, void* keys, void* values,
+                          void* out) {
+    plan->table->write({&plan->shape, plan->step.num_rows, plan->slots, new_keys, key_stride, new_values, value_stride,
+                        keys, values});
+    plan->table->attend({&plan->shape, &plan->step, queries, query_stride, keys, values, out});
+}
+
+EXPORT void parrot_rotate(int isa, int type, int64_t num_rows, int64_t num_query_heads, int64_t num_key_heads,
+                          int64_t head_dim, int64_t stride, void* heads, const float* cosines, const float* sines,
+                          const int64_t* positions, const void* query_norm, const void* key_norm, float norm_eps) {
+    kTables[isa]->rotate({(Type)type, num_rows, num_query_heads, num_key_heads, head_dim, stride, heads, cosines, sines,
+                          positions, query_norm, key_norm, norm_eps});
 }
 
 EXPORT void parrot_add_norm(int isa, int type, int64_t num_rows, int64_t size, void* hidden, const void* added,

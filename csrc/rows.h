@@ -69,48 +69,49 @@ void silu_mul_of(const GateArgs& a) {
 
 // One head of one token: normalised when there is a weight, then its halves rotated against each other.
 template <class T>
-INLINE void rotate(const T* from, const T* norm, float eps, const float* cosines, const float* sines, int64_t dim,
-                   T* to) {
+INLINE void rotate_head(T* head, const T* norm, float eps, const float* cosines, const float* sines, int64_t dim) {
     const int64_t half = dim / 2;
-    if (norm) {
-        scale_by(from, norm, dim, rms_factor(from, dim, eps), to);
-        from = to;
-    }
+    if (norm) scale_by(head, norm, dim, rms_factor(head, dim, eps), head);
     int64_t i = 0;
     for (; i + 16 <= half; i += 16) {
-        const Floats a = load(from + i), b = load(from + half + i), c = load(cosines + i), s = load(sines + i);
-        store(to + i, a * c - b * s);
-        store(to + half + i, b * c + a * s);
+        const Floats a = load(head + i), b = load(head + half + i), c = load(cosines + i), s = load(sines + i);
+        store(head + i, a * c - b * s);
+        store(head + half + i, b * c + a * s);
     }
     for (; i < half; ++i) {
-        const float a = widen(from[i]), b = widen(from[half + i]);
-        narrow_to(to + i, a * cosines[i] - b * sines[i]);
-        narrow_to(to + half + i, b * cosines[i] + a * sines[i]);
+        const float a = widen(head[i]), b = widen(head[half + i]);
+        narrow_to(head + i, a * cosines[i] - b * sines[i]);
+        narrow_to(head + half + i, b * cosines[i] + a * sines[i]);
     }
 }
 
 template <class T>
-void rotate_and_write_of(const RotateArgs& a) {
-    const Shape& shape = *a.shape;
-    const Rotation& rotation = *a.rotation;
-    const int64_t dim = shape.head_dim, num_heads = shape.num_heads, num_kv_heads = shape.num_kv_heads;
-    const int64_t stride = (num_heads + 2 * num_kv_heads) * dim;
-#pragma omp parallel for schedule(static) if (a.num_rows > 1 && a.num_rows * stride > kParallelElements)
+void rotate_of(const RotateArgs& a) {
+    const int64_t dim = a.head_dim, num_heads = a.num_query_heads + a.num_key_heads;
+#pragma omp parallel for schedule(static) if (a.num_rows > 1 && a.num_rows * num_heads * dim > kParallelElements)
     for (int64_t r = 0; r < a.num_rows; ++r) {
-        T* row = (T*)a.projected + r * stride;
-        const float* cosines = rotation.cosines + rotation.positions[r] * (dim / 2);
-        const float* sines = rotation.sines + rotation.positions[r] * (dim / 2);
-        for (int64_t h = 0; h < num_heads; ++h)
-            rotate(row + h * dim, (const T*)a.query_norm, rotation.norm_eps, cosines, sines, dim, row + h * dim);
-        const int64_t slot = rotation.slots[r];
+        T* row = (T*)a.heads + r * a.stride;
+        const int64_t at = a.positions[r] * (dim / 2);
+        for (int64_t h = 0; h < num_heads; ++h) {
+            const T* norm = (const T*)(h < a.num_query_heads ? a.query_norm : a.key_norm);
+            rotate_head(row + h * dim, norm, a.norm_eps, a.cosines + at, a.sines + at, dim);
+        }
+    }
+}
+
+template <class T>
+void write_of(const WriteArgs& a) {
+    const int64_t dim = a.shape->head_dim, num_heads = a.shape->num_kv_heads;
+#pragma omp parallel for schedule(static) if (a.num_rows > 1 && a.num_rows * num_heads * dim > kParallelElements)
+    for (int64_t r = 0; r < a.num_rows; ++r) {
+        const int64_t slot = a.slots[r];
         if (slot < 0) continue;
         const int64_t tile = slot / kTileSlots * kTileSlots * dim, at = slot % kTileSlots;
-        for (int64_t h = 0; h < num_kv_heads; ++h) {
-            T* key = row + (num_heads + h) * dim;
-            const T* value = row + (num_heads + num_kv_heads + h) * dim;
-            T* keys = (T*)a.keys + h * shape.head_stride + tile;
-            T* values = (T*)a.values + h * shape.head_stride + tile;
-            rotate(key, (const T*)a.key_norm, rotation.norm_eps, cosines, sines, dim, key);
+        for (int64_t h = 0; h < num_heads; ++h) {
+            const T* key = (const T*)a.new_keys + r * a.key_stride + h * dim;
+            const T* value = (const T*)a.new_values + r * a.value_stride + h * dim;
+            T* keys = (T*)a.keys + h * a.shape->head_stride + tile;
+            T* values = (T*)a.values + h * a.shape->head_stride + tile;
             for (int64_t d = 0; d < dim; ++d) keys[Place<T>::key(at, d, dim)] = key[d];
             for (int64_t d = 0; d < dim; ++d) values[Place<T>::value(at, d, dim)] = value[d];
         }

@@ -45,11 +45,18 @@ static void attend(const AttendArgs& args) {
         attend_with<Bf16, HalfProducts>(args);
 }
 
-static void rotate_and_write(const RotateArgs& args) {
+static void write(const WriteArgs& args) {
     if (args.shape->type == Type::kFloat32)
-        rotate_and_write_of<float>(args);
+        write_of<float>(args);
     else
-        rotate_and_write_of<Bf16>(args);
+        write_of<Bf16>(args);
+}
+
+static void rotate(const RotateArgs& args) {
+    if (args.type == Type::kFloat32)
+        rotate_of<float>(args);
+    else
+        rotate_of<Bf16>(args);
 }
 
 static void add_norm(const NormArgs& args) {
@@ -79,7 +86,8 @@ extern const Table PARROT_TABLE = {
     PARROT_NAME,
     PARROT_ISA::scratch_bytes,
     PARROT_ISA::attend,
-    PARROT_ISA::rotate_and_write,
+    PARROT_ISA::write,
+    PARROT_ISA::rotate,
     PARROT_ISA::add_norm,
     PARROT_ISA::silu_mul,
     PARROT_ISA::argmax,

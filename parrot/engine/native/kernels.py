@@ -5,6 +5,7 @@ here is a bug of the engine's, never of a request's.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -12,6 +13,24 @@ from parrot.engine.native.library import ISAS, Isa, NativeLibrary, open_library
 
 TYPE_NUMBERS = {torch.float32: 0, torch.bfloat16: 1}
 """The types that kernels are compiled for, by the library's numbers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotary:
+    """Rotary position embedding (Su et al. 2021) of a model's queries and keys."""
+
+    num_query_heads: int
+    num_key_heads: int
+    cosines: torch.Tensor
+    """[positions, head_dim / 2], float32."""
+    sines: torch.Tensor
+    norm_eps: float
+    """Of the norms before it, where the model has them."""
+
+    def __post_init__(self) -> None:
+        assert _is_dense(self.cosines, torch.float32)
+        assert _is_dense(self.sines, torch.float32)
+        assert self.cosines.shape == self.sines.shape
 
 
 class NativeKernels:
@@ -55,6 +74,43 @@ class NativeKernels:
             out.data_ptr(),
         )
         return out
+
+    def rotate(
+        self,
+        heads: torch.Tensor,
+        rotary: Rotary,
+        positions: torch.Tensor,
+        norms: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> None:
+        """Rotate the query and key heads at the front of each row, in place.
+
+        `heads` is [rows, at least (query and key heads) · head_dim], `positions` [rows], int64. `norms` are the
+        weights ([head_dim] each) of root-mean-square norms over each query and key head before that.
+        """
+        head_dim = 2 * rotary.cosines.shape[1]
+        assert heads.stride(1) == 1
+        assert heads.shape[1] >= (rotary.num_query_heads + rotary.num_key_heads) * head_dim
+        assert positions.shape == heads.shape[:1]
+        assert positions.dtype == torch.int64
+        assert norms is None or all(
+            _is_dense(norm, heads.dtype) and norm.shape == (head_dim,) for norm in norms
+        )
+        self.library.parrot_rotate(
+            self.isa_number,
+            TYPE_NUMBERS[heads.dtype],
+            heads.shape[0],
+            rotary.num_query_heads,
+            rotary.num_key_heads,
+            head_dim,
+            heads.stride(0),
+            heads.data_ptr(),
+            rotary.cosines.data_ptr(),
+            rotary.sines.data_ptr(),
+            positions.data_ptr(),
+            None if norms is None else norms[0].data_ptr(),
+            None if norms is None else norms[1].data_ptr(),
+            rotary.norm_eps,
+        )
 
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         """silu(gate) · up of [rows, gate and up side by side]."""

@@ -48,35 +48,12 @@ class AttentionShape:
         assert self.head_dim % 16 == 0
         assert self.num_slots % TILE_SLOTS == 0
 
-    @property
-    def row_size(self) -> int:
-        """Elements of one row of queries, keys and values."""
-        return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rotary:
-    """Rotary position embedding, and the epsilon of the norms before it."""
-
-    cosines: torch.Tensor
-    """[positions, head_dim / 2], float32."""
-    sines: torch.Tensor
-    norm_eps: float
-
-    def __post_init__(self) -> None:
-        assert self.cosines.dtype == self.sines.dtype == torch.float32
-        assert self.cosines.is_contiguous()
-        assert self.sines.is_contiguous()
-
 
 class AttentionPlan:
     """Attention of one step after the other, over one cache."""
 
-    def __init__(self, kernels: NativeKernels, shape: AttentionShape, rotary: Rotary) -> None:
-        assert rotary.cosines.shape == rotary.sines.shape
-        assert rotary.cosines.shape[1] == shape.head_dim // 2
+    def __init__(self, kernels: NativeKernels, shape: AttentionShape) -> None:
         self.shape = shape
-        self._rotary = rotary
         self._library = kernels.library
         self._plan = kernels.library.parrot_plan_new(
             kernels.isa_number,
@@ -86,25 +63,19 @@ class AttentionPlan:
             shape.head_dim,
             shape.num_slots * shape.head_dim,
             shape.head_dim**-0.5,
-            rotary.cosines.data_ptr(),
-            rotary.sines.data_ptr(),
-            rotary.norm_eps,
         )
         if not self._plan:
             raise MemoryError("no memory for an attention plan")
         weakref.finalize(self, kernels.library.parrot_plan_free, self._plan)
-        self._positions = self._slots = torch.empty(0, dtype=torch.int64)
+        self._slots = torch.empty(0, dtype=torch.int64)
 
-    def begin(self, pieces: Sequence[Piece], positions: torch.Tensor, slots: torch.Tensor) -> None:
+    def begin(self, pieces: Sequence[Piece], slots: torch.Tensor) -> None:
         """Divide a step's attention among the threads that torch uses in this thread.
 
-        `positions` and `slots` ([rows], int64) are those of the step's tokens; a key at a slot below 0 is
-        written nowhere.
+        `slots` ([rows], int64) are where the rows' keys and values go; below 0: nowhere.
         """
-        num_rows = positions.shape[0]
-        assert positions.shape == slots.shape == (num_rows,)
-        assert positions.dtype == slots.dtype == torch.int64
-        assert int(positions.max()) < self._rotary.cosines.shape[0]
+        num_rows = slots.shape[0]
+        assert slots.dtype == torch.int64
         assert int(slots.max()) < self.shape.num_slots
         assert all(_is_readable(piece, num_rows, self.shape.num_slots) for piece in pieces)
         sizes = array("q", [n for piece in pieces for n in (len(piece.runs), len(piece.readers))])
@@ -117,40 +88,45 @@ class AttentionPlan:
             sizes.buffer_info()[0],
             runs.buffer_info()[0],
             readers.buffer_info()[0],
-            positions.data_ptr(),
             slots.data_ptr(),
         )
         if num_items < 0:
             raise MemoryError("no memory for the attention of a step")
-        self._positions, self._slots = positions, slots
+        self._slots = slots
 
     def attend(
         self,
-        projected: torch.Tensor,
-        norms: tuple[torch.Tensor, torch.Tensor] | None,
+        queries: torch.Tensor,
+        new_keys: torch.Tensor,
+        new_values: torch.Tensor,
         keys: torch.Tensor,
         values: torch.Tensor,
     ) -> torch.Tensor:
-        """One layer of the step that has begun: rotate the queries and keys of `projected` ([rows, queries,
-        keys and values side by side]), put keys and values into the layer's cache (`keys`, `values`:
-        [kv_heads, num_slots · head_dim] each), and attend.
-
-        `norms` are the weights of the queries' and the keys' norm ([head_dim] each), where the model has any.
-        Returns [rows, heads · head_dim]. Of `projected`, the rotated queries are left.
+        """One layer of the step that has begun: put `new_keys` and `new_values` ([rows, kv_heads, head_dim])
+        into the layer's cache, `keys` and `values` ([kv_heads, num_slots · head_dim] each), and let `queries`
+        ([rows, heads, head_dim]) attend. Returns [rows, heads, head_dim].
         """
         shape = self.shape
         num_rows = self._slots.shape[0]
-        assert projected.shape == (num_rows, shape.row_size)
-        assert projected.dtype == shape.dtype
-        assert projected.is_contiguous()
+        assert queries.shape == (num_rows, shape.num_heads, shape.head_dim)
+        assert new_keys.shape == new_values.shape == (num_rows, shape.num_kv_heads, shape.head_dim)
+        assert queries.dtype == new_keys.dtype == new_values.dtype == shape.dtype
         assert self._is_layer(keys)
         assert self._is_layer(values)
-        out = torch.empty((num_rows, shape.num_heads * shape.head_dim), dtype=shape.dtype)
+        queries, new_keys, new_values = (
+            _side_by_side(queries),
+            _side_by_side(new_keys),
+            _side_by_side(new_values),
+        )
+        out = torch.empty((num_rows, shape.num_heads, shape.head_dim), dtype=shape.dtype)
         self._library.parrot_attend(
             self._plan,
-            projected.data_ptr(),
-            None if norms is None else norms[0].data_ptr(),
-            None if norms is None else norms[1].data_ptr(),
+            queries.data_ptr(),
+            queries.stride(0),
+            new_keys.data_ptr(),
+            new_keys.stride(0),
+            new_values.data_ptr(),
+            new_values.stride(0),
             keys.data_ptr(),
             values.data_ptr(),
             out.data_ptr(),
@@ -160,6 +136,12 @@ class AttentionPlan:
     def _is_layer(self, part: torch.Tensor) -> bool:
         size = (self.shape.num_kv_heads, self.shape.num_slots * self.shape.head_dim)
         return part.shape == size and part.dtype == self.shape.dtype and part.is_contiguous()
+
+
+def _side_by_side(heads: torch.Tensor) -> torch.Tensor:
+    """With the heads of a row one after the other, as they are in a slice of a projection."""
+    strides = heads.stride()
+    return heads if strides[2] == 1 and strides[1] == heads.shape[2] else heads.contiguous()
 
 
 def _is_readable(piece: Piece, num_rows: int, num_slots: int) -> bool:
