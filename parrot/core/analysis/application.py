@@ -5,6 +5,7 @@ has changed since the last one, and never more for what else lives (invariant A2
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from parrot.core.analysis.dataflow import BackwardAnalysis, is_open
 from parrot.core.analysis.paths import Due, DueAsk, LongestPath, NearestDeadline, PathAsk
@@ -50,9 +51,11 @@ class ApplicationAnalysis:
         self._pace = pace
         self._work = WorkTable(graph, lengths, shape)
         self._objectives = ObjectiveDeduction(graph, default=objective, deadline_at_s=deadline_at_s)
-        self._paths = BackwardAnalysis[Work, PathAsk](graph, LongestPath(self._work.calls, pace))
         self._deadlines = NearestDeadline(graph, self._work.calls, pace, deadline_at_s)
-        self._dues = BackwardAnalysis[Due | None, DueAsk](graph, self._deadlines)
+        self._paths: BackwardAnalysis[Work, PathAsk] | None = None
+        """From the first question for a path on."""
+        self._dues: BackwardAnalysis[Due | None, DueAsk] | None = None
+        """From the first question for slack on, if there is a deadline."""
         self.added(graph.calls)
 
     # ── events ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -61,8 +64,8 @@ class ApplicationAnalysis:
         """The graph has these new calls, in this order."""
         call_ids = list(call_ids)
         self._objectives.added(call_ids)
-        self._paths.added(call_ids)
-        self._dues.added(call_ids)
+        for analysis in self._in_use():
+            analysis.added(call_ids)
         self._touch(self._work.added(call_ids))
 
     def stated(
@@ -79,7 +82,7 @@ class ApplicationAnalysis:
             known = self._deadlines.stated.get(variable_id, deadline_at_s)
             self._deadlines.stated[variable_id] = min(known, deadline_at_s)
             producer = self._graph.producer(variable_id)
-            if producer is not None:
+            if producer is not None and self._dues is not None:
                 self._dues.touched([producer.call_id])
 
     def resolved(self, variable_id: VariableId, *, num_generated: int | None = None) -> None:
@@ -92,15 +95,15 @@ class ApplicationAnalysis:
                 if output.variable_id == variable_id:
                     self._lengths.observe(output.function, num_generated)
         self._objectives.resolved(variable_id)
-        self._paths.resolved(variable_id)
-        self._dues.resolved(variable_id)
+        for analysis in self._in_use():
+            analysis.resolved(variable_id)
         self._touch(self._work.resolved(variable_id))
 
     def ended(self, call_id: CallId) -> None:
         """A call has ended."""
         self._objectives.ended(call_id)
-        self._paths.ended(call_id)
-        self._dues.ended(call_id)
+        for analysis in self._in_use():
+            analysis.ended(call_id)
         self._work.ended(call_id)
 
     def measured(self, call_id: CallId, prompt_tokens: int) -> None:
@@ -157,23 +160,22 @@ class ApplicationAnalysis:
 
     def path(self, call_id: CallId) -> Work:
         """The work on the longest path that begins with a call."""
-        self._paths.settle()
-        return self._paths.fact(call_id) or Work()
+        return self._settled_paths().fact(call_id) or Work()
 
     def critical_path(self, call_id: CallId | None = None) -> tuple[CallId, ...]:
         """The calls on the longest path from a call, or of the whole application, in the order in which they
         run. For the whole application it looks at every open call.
         """
-        self._paths.settle()
+        paths = self._settled_paths()
         if call_id is None:
-            facts = ((self._pace.seconds(self.path(c)), c) for c in self._paths.live)
-            call_id = max(facts, default=(0.0, None), key=lambda fact: fact[0])[1]
-        elif self._paths.fact(call_id) is None:
+            longest = max(paths.facts.items(), default=None, key=lambda item: self._pace.seconds(item[1]))
+            call_id = None if longest is None else longest[0]
+        elif call_id not in paths.facts:
             return ()
         found: list[CallId] = []
         while call_id is not None:
             found.append(call_id)
-            call_id = self._paths.strictest_consumer(call_id)
+            call_id = paths.strictest_consumer(call_id)
         return tuple(found)
 
     def remaining_below(self, call_id: CallId) -> Work:
@@ -184,6 +186,11 @@ class ApplicationAnalysis:
 
     def due(self, call_id: CallId) -> Due | None:
         """The deadline that leaves a call least time; None without one, or when the call is not open."""
+        if self._dues is None:
+            if not self._deadlines.any:
+                return None
+            self._dues = BackwardAnalysis(self._graph, self._deadlines)
+            self._dues.added(self._graph.calls)
         self._dues.settle()
         return self._dues.fact(call_id)
 
@@ -200,5 +207,16 @@ class ApplicationAnalysis:
 
     def _touch(self, call_ids: Iterable[CallId]) -> None:
         call_ids = list(call_ids)
-        self._paths.touched(call_ids)
-        self._dues.touched(call_ids)
+        for analysis in self._in_use():
+            analysis.touched(call_ids)
+
+    def _in_use(self) -> Iterator[BackwardAnalysis[Any, Any]]:
+        """The analyses that somebody has asked for, to be told of everything."""
+        return (analysis for analysis in (self._paths, self._dues) if analysis is not None)
+
+    def _settled_paths(self) -> BackwardAnalysis[Work, PathAsk]:
+        if self._paths is None:
+            self._paths = BackwardAnalysis(self._graph, LongestPath(self._work.calls, self._pace))
+            self._paths.added(self._graph.calls)
+        self._paths.settle()
+        return self._paths

@@ -16,9 +16,10 @@ of the calls whose facts change and of their inputs, times the logarithm of thei
 lives.
 """
 
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from heapq import heapify, heappop, heappush
+from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
 from parrot.core.graph import ApplicationGraph, Call
@@ -49,6 +50,8 @@ class BackwardAnalysis(Generic[Fact, Ask]):
 
     def __init__(self, graph: ApplicationGraph, rule: Rule[Fact, Ask]) -> None:
         self._graph = graph
+        self._calls = graph.calls
+        self._variables = graph.variables
         self._rule = rule
         self._facts: dict[CallId, Fact] = {}
         self._asked: dict[CallId, _Asked[Ask]] = {}
@@ -59,7 +62,7 @@ class BackwardAnalysis(Generic[Fact, Ask]):
 
     def added(self, call_ids: Iterable[CallId]) -> None:
         """The graph has these new calls."""
-        new = [self._graph.calls[call_id] for call_id in call_ids]
+        new = [self._calls[call_id] for call_id in call_ids]
         for call in new:
             self._to_judge.update(producer.call_id for producer in producers(self._graph, call))
             if is_open(self._graph, call):
@@ -68,10 +71,11 @@ class BackwardAnalysis(Generic[Fact, Ask]):
         moved = deque(new)
         while moved:
             for consumer in consumers(self._graph, moved.popleft()):
-                if not is_open(self._graph, consumer):
+                stage = self._stages.get(consumer.call_id)
+                if stage is None:
                     continue
                 self._to_tell.add(consumer.call_id)
-                if self._stages.get(consumer.call_id) != consumer.stage:
+                if stage != consumer.stage:
                     self._stages[consumer.call_id] = consumer.stage
                     moved.append(consumer)
 
@@ -94,10 +98,10 @@ class BackwardAnalysis(Generic[Fact, Ask]):
         still = {
             consumer
             for output in producer.outputs.values()
-            if self._graph.variables[output].state == "pending"
-            for consumer in self._graph.variables[output].consumers
+            if self._variables[output].state == "pending"
+            for consumer in self._variables[output].consumers
         }
-        for consumer in self._graph.variables[variable_id].consumers:
+        for consumer in self._variables[variable_id].consumers:
             if consumer not in still:
                 asked.put(consumer, None)
 
@@ -109,22 +113,20 @@ class BackwardAnalysis(Generic[Fact, Ask]):
         self._asked.pop(call_id, None)
         self._to_judge.discard(call_id)
         self._to_tell.discard(call_id)
-        for producer in producers(self._graph, self._graph.calls[call_id]):
+        for producer in producers(self._graph, self._calls[call_id]):
             asked = self._asked.get(producer.call_id)
             if asked is not None and asked.put(call_id, None):
                 self._to_judge.add(producer.call_id)
 
     def settle(self) -> tuple[CallId, ...]:
         """Bring all facts up to date; returns the calls whose facts changed, consumers before producers."""
-        calls = self._graph.calls
-        queued = self._to_judge | self._to_tell
+        calls = self._calls
+        queued = (self._to_judge | self._to_tell) & self._stages.keys()
         heap = [(-calls[call_id].stage, call_id) for call_id in queued]
         heapify(heap)
         changed: list[CallId] = []
         while heap:
             call = calls[heappop(heap)[1]]
-            if call.call_id not in self._stages or not is_open(self._graph, call):
-                continue
             asked = self._asked.get(call.call_id)
             fact = self._rule.judge(call, None if asked is None else asked.strictest)
             same = call.call_id in self._facts and self._facts[call.call_id] == fact
@@ -150,28 +152,30 @@ class BackwardAnalysis(Generic[Fact, Ask]):
         return None if asked is None else asked.strictest_consumer
 
     @property
-    def live(self) -> Iterable[CallId]:
-        """The calls that have facts."""
-        return self._facts.keys()
+    def facts(self) -> Mapping[CallId, Fact]:
+        """All facts as of the last `settle`; a view."""
+        return MappingProxyType(self._facts)
 
     def _tell(self, call: Call, fact: Fact) -> Iterator[Call]:
         """Ask a call's producers; gives those for whom that makes a difference."""
-        before = list(producers(self._graph, call))
-        beside = Counter(producer.stage for producer in before)
-        variables = self._graph.variables
         waited_for = {
-            variables[variable_id].producer
+            self._variables[variable_id].producer
             for variable_id in call.inputs.values()
-            if variables[variable_id].state == "pending"
-        }
+            if self._variables[variable_id].state == "pending"
+        } & self._stages.keys()
+        if not waited_for:
+            return
+        before = list(producers(self._graph, call))
+        beside: dict[int, int] = {}
+        for producer in before:
+            beside[producer.stage] = beside.get(producer.stage, 0) + 1
         for producer in before:
             if producer.call_id not in waited_for:
                 continue
-            ask = self._rule.ask(call, fact, producer, beside[producer.stage])
             asked = self._asked.get(producer.call_id)
             if asked is None:
                 asked = self._asked[producer.call_id] = _Asked()
-            if asked.put(call.call_id, ask):
+            if asked.put(call.call_id, self._rule.ask(call, fact, producer, beside[producer.stage])):
                 yield producer
 
 
@@ -214,20 +218,21 @@ class _Asked(Generic[Ask]):
 
 def is_open(graph: ApplicationGraph, call: Call) -> bool:
     """Whether a call has something to produce still."""
-    return not call.ended and any(graph.variables[v].state == "pending" for v in call.outputs.values())
+    variables = graph.variables
+    return not call.ended and any(variables[v].state == "pending" for v in call.outputs.values())
 
 
 def producers(graph: ApplicationGraph, call: Call) -> Iterator[Call]:
     """The calls that produce a call's inputs, each once, in the order of the inputs."""
-    found = dict.fromkeys(graph.variables[variable_id].producer for variable_id in call.inputs.values())
-    return (graph.calls[call_id] for call_id in found if call_id is not None)
+    calls, variables = graph.calls, graph.variables
+    found = dict.fromkeys(variables[variable_id].producer for variable_id in call.inputs.values())
+    return (calls[call_id] for call_id in found if call_id is not None)
 
 
 def consumers(graph: ApplicationGraph, call: Call) -> Iterator[Call]:
     """The calls that consume a call's outputs, each once, in the order in which they were submitted."""
+    calls, variables = graph.calls, graph.variables
     found = dict.fromkeys(
-        consumer
-        for variable_id in call.outputs.values()
-        for consumer in graph.variables[variable_id].consumers
+        c for variable_id in call.outputs.values() for c in variables[variable_id].consumers
     )
-    return (graph.calls[call_id] for call_id in found)
+    return (calls[call_id] for call_id in found)

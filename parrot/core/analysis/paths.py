@@ -68,6 +68,11 @@ class NearestDeadline:
         self._session = [] if session_deadline_at_s is None else [session_deadline_at_s]
         self.stated: dict[VariableId, float] = {}
 
+    @property
+    def any(self) -> bool:
+        """Whether there is a deadline at all."""
+        return bool(self._session or self.stated)
+
     def judge(self, call: Call, strictest: DueAsk | None) -> Due | None:
         """The deadline that matters for a call."""
         variables = self._graph.variables
