@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from parrot.engine.torch.models.shape import read_json
+from parrot.engine.torch.models.config_reader import read_json
 from parrot.errors import ConfigError
 
 _IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)

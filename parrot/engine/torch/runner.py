@@ -7,8 +7,8 @@ import torch
 from parrot.engine.torch.attention import Attention
 from parrot.engine.torch.batcher import Chunk
 from parrot.engine.torch.contexts import ContextTree
-from parrot.engine.torch.kv_cache import KvCache
-from parrot.engine.torch.models.llama import LlamaModel
+from parrot.engine.torch.kv_cache import SlotCache
+from parrot.engine.torch.models.decoder import Decoder
 from parrot.engine.torch.step_input import QueryRows, StepInput, build_step_input
 from parrot.engine.torch.timing import StepTimes
 
@@ -19,8 +19,8 @@ class Runner:
     def __init__(
         self,
         *,
-        model: LlamaModel,
-        cache: KvCache,
+        model: Decoder,
+        cache: SlotCache,
         tree: ContextTree,
         attention: Attention,
         device: torch.device,
@@ -51,13 +51,15 @@ class Runner:
 
     @torch.inference_mode()
     def warm_up(self, num_tokens: int) -> None:
-        """Run tokens that leave no trace, so that the first request does not pay for lazy set-up."""
-        rows = QueryRows(first=0, num_rows=num_tokens, spans=(), own=((self._cache.scratch_slot, 1),))
+        """Run tokens in the first slots, before anything has taken these, so that the first request does not
+        pay for lazy set-up.
+        """
+        rows = QueryRows(first=0, num_rows=num_tokens, spans=(), own=((0, num_tokens),))
         self._compute(
             StepInput(
                 token_ids=torch.zeros(num_tokens, dtype=torch.int64, device=self._device),
                 positions=torch.arange(num_tokens, device=self._device),
-                slots=torch.full((num_tokens,), self._cache.scratch_slot, device=self._device),
+                slots=torch.arange(num_tokens, device=self._device),
                 rows=(rows,),
                 logit_rows=torch.tensor([num_tokens - 1], device=self._device),
             )
@@ -65,7 +67,4 @@ class Runner:
 
     def _compute(self, step: StepInput) -> torch.Tensor:
         self._begin(step)
-        hidden = self._model.forward(step.token_ids, step.positions, self._attend)
-        if not len(step.logit_rows):
-            return hidden.new_empty(0, self._model.shape.vocab_size)
-        return self._model.logits(hidden[step.logit_rows])
+        return self._model.forward(step.token_ids, step.positions, step.logit_rows, self._attend)

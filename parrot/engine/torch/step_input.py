@@ -8,12 +8,13 @@ import torch
 from parrot.engine.torch.batcher import Chunk
 from parrot.engine.torch.block_pool import Run
 from parrot.engine.torch.contexts import Context, ContextTree
-from parrot.engine.torch.kv_cache import KvCache
+from parrot.engine.torch.kv_cache import SlotCache
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece of the cache that queries see whole: the first `num_tokens` tokens of one context.
+    """A piece of the cache that queries see whole: `num_tokens` tokens of one context; the first ones unless
+    a window hides them.
 
     Equal spans of different queries are the same memory, which is what shared attention looks for.
     """
@@ -35,6 +36,8 @@ class QueryRows:
     """The first one's place among the step's tokens."""
     num_rows: int
     spans: tuple[Span, ...]
+    num_own_before: int = 0
+    """Tokens of the rows' own context that were computed before; they are the last span, unless 0."""
     own: tuple[Run, ...]
     """Where the rows' keys and values go. Empty for a probe: its own are in the spans already."""
 
@@ -63,7 +66,7 @@ class StepInput:
 
 
 def build_step_input(
-    chunks: Sequence[Chunk], tree: ContextTree, cache: KvCache, device: torch.device
+    chunks: Sequence[Chunk], tree: ContextTree, cache: SlotCache, device: torch.device
 ) -> StepInput:
     """Lay out `chunks` one after the other."""
     token_ids: list[int] = []
@@ -95,7 +98,15 @@ def build_step_input(
             slots += [slot for run, count in own for slot in range(run, run + count)]
             if chunk.first:
                 seen.append(span(context, chunk.first))
-        rows.append(QueryRows(first=first, num_rows=chunk.num_tokens, spans=tuple(seen), own=own))
+        rows.append(
+            QueryRows(
+                first=first,
+                num_rows=chunk.num_tokens,
+                spans=tuple(seen),
+                num_own_before=0 if chunk.probe else chunk.first,
+                own=own,
+            )
+        )
         if chunk.wants_logits:
             logit_rows.append(len(token_ids) - 1)
     return StepInput(

@@ -15,6 +15,7 @@ import torch
 
 from parrot.engine.torch.block_pool import Run
 from parrot.engine.torch.kv_cache import KvCache
+from parrot.engine.torch.models.decoder import AttentionTraits
 from parrot.engine.torch.partial_attention import (
     CausalPartial,
     DensePartial,
@@ -25,6 +26,7 @@ from parrot.engine.torch.partial_attention import (
     StepTensors,
 )
 from parrot.engine.torch.step_input import QueryRows, Span, StepInput
+from parrot.engine.torch.windows import apply_window
 
 MIN_SHARED_TOKENS = 32
 """A shorter span is cheaper to copy for each reader than to read and merge on its own."""
@@ -33,40 +35,54 @@ MAX_PADDED_TOKENS = 256
 
 
 class TreeAttention:
-    """Attention in pieces; with `shares` False every request reads all it sees by itself."""
+    """Attention in pieces; with `shares` False every request reads all it sees by itself.
 
-    def __init__(self, cache: KvCache, *, shares: bool = True) -> None:
+    It knows windows, and neither caps nor sinks (`models.decoder.AttentionTraits`).
+    """
+
+    def __init__(self, cache: KvCache, traits: AttentionTraits, *, shares: bool = True) -> None:
+        assert traits.softcap is None
+        assert not traits.sinks
         self._cache = cache
         self._shares = shares
+        self._windows = traits.windows or (None,) * cache.shape.num_layers
         self._slots = torch.empty(0, dtype=torch.int64)
-        self._partials: list[tuple[Partial, bool]] = []
-        """Each piece, and whether its rows have no piece before it."""
+        self._partials: dict[int | None, list[tuple[Partial, bool]]] = {}
+        """For each window, the pieces, and whether a piece's rows have none before it."""
 
     def begin(self, step: StepInput) -> None:
-        """Divide the step's attention into pieces, the same for all layers."""
+        """Divide the step's attention into pieces, the same for all layers that have the same window."""
         self._slots = step.slots
+        self._partials = {window: self._divide(step, window) for window in set(self._windows)}
+
+    def _divide(self, step: StepInput, window: int | None) -> list[tuple[Partial, bool]]:
+        device = step.slots.device
+        rows, bands = (step.rows, []) if window is None else apply_window(step.rows, window, device)
+        pieces: list[Piece] = [
+            *bands,
+            *divide(rows, shares=self._shares, scratch_slot=self._cache.scratch_slot, device=device),
+        ]
         seen: set[int] = set()
-        self._partials = []
-        pieces = divide(
-            step.rows, shares=self._shares, scratch_slot=self._cache.scratch_slot, device=step.slots.device
-        )
+        partials: list[tuple[Partial, bool]] = []
         for partial, numbers in pieces:
             is_first = seen.isdisjoint(numbers)
             assert is_first or seen.issuperset(numbers), "rows of one piece have all been seen, or none"
             seen.update(numbers)
-            self._partials.append((partial, is_first))
+            partials.append((partial, is_first))
+        return partials
 
     def attend(
         self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> torch.Tensor:
-        """One layer; shapes as in `models.llama.Attend`."""
+        """One layer; shapes as in `models.decoder.Attend`."""
         self._cache.write(layer, self._slots, keys, values)
         step = StepTensors(layer=layer, queries=queries, keys=keys, values=values)
-        if len(self._partials) == 1:
-            return self._partials[0][0].compute(step, self._cache)[0]
+        partials = self._partials[self._windows[layer]]
+        if len(partials) == 1:
+            return partials[0][0].compute(step, self._cache)[0]
         out = torch.empty(queries.shape, dtype=torch.float32, device=queries.device)
         lse = torch.empty(queries.shape[:2], dtype=torch.float32, device=queries.device)
-        for partial, is_first in self._partials:
+        for partial, is_first in partials:
             part, part_lse = partial.compute(step, self._cache)
             if is_first:
                 out[partial.rows] = part.float()

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from parrot.engine.torch.models.shape import RopeShape
+from parrot.engine.torch.models.llama_shape import RopeShape
 
 
 def rope_tables(
@@ -12,9 +12,10 @@ def rope_tables(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines, [positions, head_dim / 2] each, computed in float32."""
     steps = torch.arange(0, head_dim, 2, dtype=torch.float32)
-    frequencies = _scale(rope, 1.0 / rope.theta ** (steps / head_dim))
+    frequencies = _scale(rope, 1.0 / rope.theta ** (steps / head_dim), head_dim)
     angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), frequencies)
-    return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
+    factor = _attention_factor(rope)
+    return (angles.cos() * factor).to(device, dtype), (angles.sin() * factor).to(device, dtype)
 
 
 def rotate(vectors: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
@@ -25,13 +26,42 @@ def rotate(vectors: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) ->
     return torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)
 
 
-def _scale(rope: RopeShape, frequencies: torch.Tensor) -> torch.Tensor:
-    if rope.kind == "default":
-        return frequencies
-    if rope.kind == "linear":
-        return frequencies / rope.factor
-    # Llama 3: wave lengths beyond the original window are stretched, short ones left, between them a blend.
-    turns = rope.original_context_tokens * frequencies / (2 * math.pi)
-    blend = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
-    blend = blend.clamp(0.0, 1.0)
-    return (1 - blend) * frequencies / rope.factor + blend * frequencies
+def _attention_factor(rope: RopeShape) -> float:
+    """What queries and keys are multiplied with on top: YaRN (Peng et al. 2023), section 3.4."""
+    if rope.kind != "yarn":
+        return 1.0
+    if rope.attention_factor is not None:
+        return rope.attention_factor
+    return 0.1 * math.log(rope.factor) + 1.0 if rope.factor > 1 else 1.0
+
+
+def _scale(rope: RopeShape, frequencies: torch.Tensor, head_dim: int) -> torch.Tensor:
+    match rope.kind:
+        case "default":
+            return frequencies
+        case "linear":
+            return frequencies / rope.factor
+        case "llama3":
+            # Wave lengths beyond the original window are stretched, short ones left, between them a blend.
+            turns = rope.original_context_tokens * frequencies / (2 * math.pi)
+            kept = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+        case "yarn":
+            kept = 1 - _yarn_ramp(rope, head_dim)
+    kept = kept.clamp(0.0, 1.0)
+    return (1 - kept) * frequencies / rope.factor + kept * frequencies
+
+
+def _yarn_ramp(rope: RopeShape, head_dim: int) -> torch.Tensor:
+    """From 0 at the dimension that turns `beta_fast` times within the original window to 1 at the one that
+    turns `beta_slow` times; linear in the dimension.
+    """
+
+    def dimension(turns: float) -> float:
+        wave = rope.original_context_tokens / (turns * 2 * math.pi)
+        return head_dim * math.log(wave) / (2 * math.log(rope.theta))
+
+    low, high = dimension(rope.beta_fast), dimension(rope.beta_slow)
+    if rope.rounds_range:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    return (torch.arange(head_dim // 2, dtype=torch.float32) - low) / max(high - low, 1e-3)
