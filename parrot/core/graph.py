@@ -190,6 +190,14 @@ class ApplicationGraph:
             TooLargeError: `too_large`.
             InvalidError: `too_many` variables.
         """
+        self.check_put(variable_id, value)
+        if variable_id in self._variables:
+            return self.resolve(variable_id, value) or ()
+        self._create(variable_id, name, value)
+        return ()
+
+    def check_put(self, variable_id: VariableId, value: str) -> None:
+        """Raise what `put` would raise."""
         num_bytes = len(value.encode())
         if num_bytes > self._limits.max_value_bytes:
             raise TooLargeError(
@@ -200,21 +208,16 @@ class ApplicationGraph:
         variable = self._variables.get(variable_id)
         if variable is None:
             self._check_num_variables(1)
-            self._create(variable_id, name, value)
-            return ()
+            return
+        label = variable.name or variable_id
         if variable.producer is not None:
-            raise ConflictError("a call produces this variable, it cannot be set", code="already_produced")
-        if variable.state == "ready" and variable.value == value:
-            return ()
-        ready = self.resolve(variable_id, value)
-        if ready is None:
-            raise ConflictError(
-                "the variable is set already, to another value"
-                if variable.state == "ready"
-                else "the variable has failed already",
-                code="already_set",
-            )
-        return ready
+            message = f"a call produces variable {label!r}, it cannot be set"
+            raise ConflictError(message, code="already_produced")
+        if variable.state == "failed":
+            raise ConflictError(f"variable {label!r} has failed already", code="already_set")
+        if variable.state == "ready" and variable.value != value:
+            message = f"variable {label!r} is set already, to another value"
+            raise ConflictError(message, code="already_set")
 
     def resolve(
         self,

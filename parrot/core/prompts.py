@@ -59,8 +59,11 @@ class Prompt:
 class TokenCache:
     """Remembers the tokens of short texts, the most recently used ones. Safe to use from several threads."""
 
-    def __init__(self, capacity: int = 4096) -> None:
+    def __init__(self, capacity: int = 4096, max_tokens: int = 1 << 20) -> None:
+        """`capacity` bounds the texts, `max_tokens` all their tokens together: some 40 MB."""
         self._capacity = capacity
+        self._max_tokens = max_tokens
+        self._num_tokens = 0
         self._lock = Lock()
         self._tokens: OrderedDict[tuple[str, bool, str], tuple[int, ...]] = OrderedDict()
 
@@ -76,9 +79,11 @@ class TokenCache:
                 return known
         token_ids = model.tokenizer.encode(text, markup=markup)
         with self._lock:
-            self._tokens[key] = token_ids
-            if len(self._tokens) > self._capacity:
-                self._tokens.popitem(last=False)
+            if key not in self._tokens:
+                self._tokens[key] = token_ids
+                self._num_tokens += len(token_ids)
+            while len(self._tokens) > self._capacity or self._num_tokens > self._max_tokens:
+                self._num_tokens -= len(self._tokens.popitem(last=False)[1])
         return token_ids
 
 

@@ -96,9 +96,11 @@ def rebuild(log: Sequence[Appended], limits: Limits) -> tuple[Session, tuple[Cal
         if call.state == "running":
             session.graph.requeue(call.call_id)
     ready = tuple(call.call_id for call in session.graph.calls.values() if call.state == "ready")
-    for call_id in ready:
-        # An attempt may have begun that the store did not learn of; its number must not come again.
-        session.records[call_id].attempt = max(1, session.records[call_id].attempt)
+    for call in session.graph.calls.values():
+        if not call.ended:
+            # An attempt may have begun that the store did not learn of, also of a call whose inputs were not
+            # stored yet. Its number must not come again: positions in its stream are still about.
+            session.records[call.call_id].attempt += 1
     return session, ready
 
 
@@ -145,9 +147,11 @@ def _replay_call(session: Session, event: CallPlaced | CallRetried | CallFinishe
             record.num_prompt_tokens = event.num_prompt_tokens
             record.num_shared_tokens = event.num_shared_tokens
             record.num_output_tokens = event.num_output_tokens
+            if graph.calls[event.call_id].ended:
+                return
             if event.outcome == "done":
                 graph.finish(event.call_id)
-            elif graph.calls[event.call_id].state in {"waiting", "ready", "running"}:
+            else:
                 failure = event.failure or Failure(code="call_failed", message="the call failed")
                 graph.fail_call(
                     event.call_id, failure, state="cancelled" if event.outcome == "cancelled" else "failed"

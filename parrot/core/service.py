@@ -5,8 +5,8 @@ Every method takes the tenant first. What belongs to another tenant is answered 
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import asdict
 
 from parrot.core.executor.dispatcher import Dispatcher
@@ -16,17 +16,14 @@ from parrot.core.executor.keeper import Keeper
 from parrot.core.executor.runtime import Runtime
 from parrot.core.executor.streams import StreamItem, stream_session, stream_variable
 from parrot.core.executor.submission import Submission
+from parrot.core.executor.unbroken import Unbroken
 from parrot.core.limits import Limits
-from parrot.core.recovery import new_session
 from parrot.core.service_config import ServiceConfig
 from parrot.core.sessions import Session
 from parrot.core.variables import Variable
 from parrot.core.views import engine_view, graph_view, session_view, variable_view
 from parrot.errors import (
-    ConflictError,
     InvalidError,
-    OverLimitError,
-    TooLargeError,
     UnavailableError,
 )
 from parrot.ports.clock import Clock
@@ -35,7 +32,6 @@ from parrot.ports.store import Store
 from parrot.types.events import Event, Failure, ObjectiveStated, SessionOpened, VariableSet
 from parrot.types.ids import (
     NAME_PATTERN,
-    CallId,
     EngineId,
     IdSource,
     TenantId,
@@ -92,6 +88,7 @@ class Service:
         self._keeper = Keeper(self._runtime, self._dispatcher, store)
         self._journal.add_reader(self._keeper.see)
         self._submission = Submission(self._runtime, self._dispatcher, store, fresh)
+        self._unbroken = Unbroken()
         self._draining = False
         self._main: asyncio.Task[None] | None = None
 
@@ -126,20 +123,17 @@ class Service:
     async def close(self) -> None:
         """Stop everything and give it back. Idempotent."""
         self._draining = True
-        if self._main is not None:
-            if not self._main.done():
+        main, self._main = self._main, None
+        if main is not None:
+            if not main.done():
                 await self._keeper.settle()
-                self._main.cancel()
-            try:
-                await self._main
-            except asyncio.CancelledError:
-                # Ours, from the line above.
-                logger.debug("the service's main task has ended")
-            self._main = None
-            self._journal.close_feeds()
-            self._runtime.bells.ring_all()
-            await self._fleet.close()
-            await self._store.close()
+                main.cancel()
+            # If it ended by a fault, that was logged; the rest is closed all the same.
+            await asyncio.gather(main, return_exceptions=True)
+        await self._unbroken.join()
+        self._journal.close_feeds()
+        await self._fleet.close()
+        await self._store.close()
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -157,11 +151,6 @@ class Service:
         size = sum(len(key.encode()) + len(value.encode()) for key, value in request.metadata.items())
         if size > self._limits.max_metadata_bytes:
             raise InvalidError("metadata is too large", code="too_many", param="metadata")
-        if self._keeper.num_sessions(tenant) >= self._limits.max_sessions:
-            raise OverLimitError(
-                f"{self._limits.max_sessions} sessions are open; delete one that is done",
-                data={"retry_after_s": 10},
-            )
         event = SessionOpened(
             session_id=session_id(self._fresh),
             tenant_id=tenant,
@@ -171,11 +160,7 @@ class Service:
             metadata=dict(request.metadata),
             wall_s=self._clock.wall_s(),
         )
-        await self._journal.commit([event])
-        session = new_session(event, self._limits)
-        self._keeper.add(session)
-        self._runtime.counters["sessions_opened"] += 1
-        return session_view(session)
+        return session_view(await self._unbroken.run(self._keeper.open_session(event)))
 
     def list_sessions(self, tenant: TenantId, *, limit: int = 100, after: str | None = None) -> SessionList:
         """The tenant's open sessions, newest first, a page at a time."""
@@ -194,7 +179,7 @@ class Service:
 
     async def delete_session(self, tenant: TenantId, sid: str) -> None:
         """Cancel what runs, free everything, forget the session."""
-        await self._keeper.close_session(self._keeper.find(tenant, sid), "deleted")
+        await self._unbroken.run(self._keeper.close_session(self._keeper.find(tenant, sid), "deleted"))
 
     # ── calls and variables ─────────────────────────────────────────────────────────────────────────────────
 
@@ -210,31 +195,29 @@ class Service:
         """Accept calls, all or none; they are durable when this returns."""
         self._check_open()
         session = self._touch(tenant, sid)
-        return await self._submission.submit(
-            session, request, idempotency_key=idempotency_key, body_hash=body_hash
-        )
+        work = self._submission.submit(session, request, idempotency_key=idempotency_key, body_hash=body_hash)
+        return await self._unbroken.run(work)
 
     async def set_variable(self, tenant: TenantId, sid: str, ref: str, request: SetVariable) -> VariableView:
         """Give an input variable its value, once; the variable may be new if `ref` is a name."""
         self._check_open()
         session = self._touch(tenant, sid)
-        if len(request.value.encode()) > self._limits.max_value_bytes:
-            limit = self._limits.max_value_bytes
-            message = f"the value is larger than {limit:,} bytes"
-            raise TooLargeError(message, param="value", data={"limit_bytes": limit})
-        async with self._submission.lock(session):
+        return await self._unbroken.run(self._set_variable(session, ref, request.value))
+
+    async def _set_variable(self, session: Session, ref: str, value: str) -> VariableView:
+        async with self._runtime.locks.hold(session):
             variable = session.graph.find_name(ref)
             if variable is None and (is_variable_id(ref) or not NAME_PATTERN.match(ref)):
                 variable = session.graph.variable(ref)
-            _check_settable(variable, request.value)
-            if variable is not None and variable.state == "ready":
-                return variable_view(session, variable)
             event = VariableSet(
                 session_id=session.session_id,
                 variable_id=variable.variable_id if variable else variable_id(self._fresh),
                 name=variable.name if variable else ref,
-                value=request.value,
+                value=value,
             )
+            session.graph.check_put(event.variable_id, value)
+            if variable is not None and variable.state == "ready":
+                return variable_view(session, variable)
             await self._journal.commit([event])
             self._keeper.check_alive(session)
             ready = session.graph.put(event.variable_id, event.name, event.value)
@@ -257,13 +240,14 @@ class Service:
         session = self._touch(tenant, sid)
         variable = session.graph.variable(ref)
         self._state_objective(session, variable, objective)
-        try:
-            async with asyncio.timeout(min(wait_s, self._limits.max_wait_s)):
-                while self._is_pending(session, variable) and wait_s > 0:
-                    await self._runtime.bells.wait(variable.variable_id)
-                    self._keeper.check_alive(session)
-        except TimeoutError:
-            logger.debug("a long poll ended before its variable was ready")
+        with self._reading(session):
+            try:
+                async with asyncio.timeout(min(wait_s, self._limits.max_wait_s)):
+                    while self._is_pending(session, variable) and wait_s > 0:
+                        await self._runtime.bells.wait(variable.variable_id)
+                        self._keeper.check_alive(session)
+            except TimeoutError:
+                logger.debug("a long poll ended before its variable was ready")
         return variable_view(session, variable)
 
     async def stream_variable(
@@ -279,18 +263,22 @@ class Service:
         session = self._touch(tenant, sid)
         variable = session.graph.variable(ref)
         self._state_objective(session, variable, objective)
-        async with aclosing(stream_variable(self._runtime, session, variable, last_event_id)) as items:
-            async for item in items:
-                yield item
+        items = stream_variable(self._runtime, session, variable, last_event_id)
+        with self._reading(session):
+            async with aclosing(items):
+                async for item in items:
+                    yield item
 
     async def stream_session(
         self, tenant: TenantId, sid: str, *, last_event_id: str | None = None
     ) -> AsyncGenerator[StreamItem, None]:
         """Every event of a session; see `streams.stream_session`."""
         session = self._touch(tenant, sid)
-        async with aclosing(stream_session(self._runtime, self._store, session, last_event_id)) as items:
-            async for item in items:
-                yield item
+        items = stream_session(self._runtime, self._store, session, last_event_id)
+        with self._reading(session):
+            async with aclosing(items):
+                async for item in items:
+                    yield item
 
     async def cancel(self, tenant: TenantId, sid: str, request: CancelRequest) -> CancelAnswer:
         """Cancel calls, the producers of variables, and all that depends on either; with no list,
@@ -299,18 +287,17 @@ class Service:
         session = self._touch(tenant, sid)
         graph = session.graph
         everything = request.calls is None and request.variables is None
-        calls = tuple(graph.calls) if everything else self._call_ids(session, request.calls or ())
-        variables = tuple(graph.variable(ref).variable_id for ref in request.variables or ())
         failure = Failure(code="cancelled", message="the call was cancelled")
-        branch = graph.branch(calls, variables)
-        cancelled = list(self._dispatcher.fail(session, branch, failure, outcome="cancelled"))
-        for pending in variables:
-            if graph.variables[pending].state == "pending":
-                spread = graph.fail(pending, failure)
-                self._dispatcher.spread(session, spread, outcome="cancelled")
-                cancelled.extend(spread.calls)
+        async with self._runtime.locks.hold(session):
+            named = (graph.call(ref).call_id for ref in request.calls or ())
+            calls = tuple(graph.calls) if everything else tuple(named)
+            variables = tuple(graph.variable(ref).variable_id for ref in request.variables or ())
+            branch = graph.branch(calls, variables)
+            cancelled = self._dispatcher.fail_pending(
+                session, branch, variables, failure, outcome="cancelled"
+            )
         await self._journal.flush()
-        return CancelAnswer(cancelled=tuple(dict.fromkeys(cancelled)))
+        return CancelAnswer(cancelled=cancelled)
 
     def graph(self, tenant: TenantId, sid: str) -> GraphView:
         """The session's application graph."""
@@ -381,11 +368,21 @@ class Service:
         session.touched_at = self._clock.wall_s()
         return session
 
+    @contextmanager
+    def _reading(self, session: Session) -> Iterator[None]:
+        """A session that somebody waits for or follows is not idle."""
+        session.num_readers += 1
+        try:
+            yield
+        finally:
+            session.num_readers -= 1
+            session.touched_at = self._clock.wall_s()
+
     def _is_pending(self, session: Session, variable: Variable) -> bool:
         return variable.state == "pending" or variable.variable_id in session.uncommitted
 
     def _state_objective(self, session: Session, variable: Variable, objective: Objective | None) -> None:
-        if objective is not None and variable.objective != objective:
+        if objective is not None and variable.objective != objective and variable.state == "pending":
             variable.objective = objective
             self._journal.record(
                 [
@@ -395,20 +392,7 @@ class Service:
                 ]
             )
 
-    def _call_ids(self, session: Session, refs: tuple[str, ...]) -> tuple[CallId, ...]:
-        return tuple(self._keeper.call_id(session, ref) for ref in refs)
-
 
 def _log_end(main: asyncio.Task[None]) -> None:
     if not main.cancelled() and main.exception() is not None:
         logger.critical("the service has stopped by a fault of its own", exc_info=main.exception())
-
-
-def _check_settable(variable: Variable | None, value: str) -> None:
-    if variable is None:
-        return
-    name = variable.name or variable.variable_id
-    if variable.producer is not None:
-        raise ConflictError(f"variable {name!r} is produced by a call", code="already_produced")
-    if variable.state != "pending" and variable.value != value:
-        raise ConflictError(f"variable {name!r} has been set already", code="already_set")

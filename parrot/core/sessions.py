@@ -65,6 +65,10 @@ class Session:
     graph: ApplicationGraph
     touched_at: float
     """Wall clock, seconds: the last time its owner did something with it."""
+    num_readers: int = 0
+    """Long polls and streams that are under way."""
+    deadline_passed: bool = False
+    """What was pending when the deadline passed has failed."""
     recovered: bool = False
     """It was rebuilt from the store; replies to earlier requests are known there only."""
     records: dict[CallId, CallRecord] = field(default_factory=dict)
@@ -91,3 +95,8 @@ class Session:
     def label(self, variable_id: VariableId) -> str:
         """A variable's name if it has one, else its id."""
         return self.graph.variables[variable_id].name or variable_id
+
+
+def deadline_failure(session: Session) -> Failure:
+    """What becomes of everything that is pending when the session's deadline passes, or comes after it."""
+    return Failure(code="deadline", message=f"the session's deadline of {session.deadline_s} s passed")

@@ -59,8 +59,9 @@ class Store(Protocol):
     ) -> AppendOutcome:
         """Append `events` atomically, in order; they may be of several sessions. Returns after the commit.
 
-        Appends made one after the other are committed in that order; several may share one commit. Only
-        durable events are given.
+        Appends made one after the other are committed in that order; several may share one commit. When one
+        raises `StoreError`, so do those that were made after it before it was known, so that they can be
+        made again in order. Only durable events are given.
         """
         ...
 

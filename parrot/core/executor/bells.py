@@ -16,11 +16,6 @@ class Bells:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def ring_all(self) -> None:
-        """Wake everybody."""
-        for key in list(self._waiters):
-            self.ring(key)
-
     async def wait(self, key: Hashable) -> None:
         """Return at the next ring. Check what you wait for first, with no `await` in between."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,10 +13,11 @@ from parrot.core.executor.runtime import Runtime
 from parrot.core.graph import Spread
 from parrot.core.lowering import check_call, lower
 from parrot.core.policies import POLICIES
-from parrot.core.prompts import Model, write_prompt
+from parrot.core.prompts import Model, Prompt, write_prompt
 from parrot.core.scheduler import Placement, ReadyCall, Snapshot
 from parrot.core.sessions import CallRecord, Session
 from parrot.errors import CallError, EngineError, ParrotError, RequestError
+from parrot.ports.engine import Engine
 from parrot.types.events import (
     CallFinished,
     CallOutcome,
@@ -26,7 +28,8 @@ from parrot.types.events import (
     VariableFailed,
     VariableReady,
 )
-from parrot.types.ids import CallId
+from parrot.types.ids import CallId, VariableId
+from parrot.types.program import Program
 from parrot.wire.errors import to_failure
 
 LONG_TEXT_CHARS = 32_768
@@ -92,18 +95,6 @@ class Dispatcher:
         if self._new:
             self._runtime.fleet.wake_scheduler.set()
 
-    def lower_call(self, session: Session, record: CallRecord, model: Model) -> None:
-        """Lower a call to its program, once its model's tokenizer is known."""
-        if record.program is None:
-            call = session.graph.calls[record.call_id]
-            record.program = lower(
-                check_call(record.spec, self._runtime.limits),
-                inputs=call.inputs,
-                outputs=call.outputs,
-                model=model.name,
-                tokenizer=model.tokenizer,
-            )
-
     def fail(
         self,
         session: Session,
@@ -117,13 +108,33 @@ class Dispatcher:
         """
         ended: list[CallId] = []
         for call_id in call_ids:
-            if session.graph.calls[call_id].state in {"waiting", "ready", "running"}:
+            if not session.graph.calls[call_id].ended:
                 spread = session.graph.fail_call(
                     call_id, failure, state="cancelled" if outcome == "cancelled" else "failed"
                 )
                 self.spread(session, spread, own=failure, outcome=outcome)
                 ended.extend(spread.calls)
         return tuple(ended)
+
+    def fail_pending(
+        self,
+        session: Session,
+        call_ids: Sequence[CallId],
+        variable_ids: Iterable[VariableId],
+        failure: Failure,
+        *,
+        outcome: CallOutcome = "failed",
+    ) -> tuple[CallId, ...]:
+        """End calls as `fail` does, then variables that are still pending, which are a client's to set: the
+        session's lock is held. Returns all calls that ended by this.
+        """
+        ended = list(self.fail(session, call_ids, failure, outcome=outcome))
+        for variable_id in variable_ids:
+            if session.graph.variables[variable_id].state == "pending":
+                spread = session.graph.fail(variable_id, failure)
+                self.spread(session, spread, outcome=outcome)
+                ended.extend(spread.calls)
+        return tuple(dict.fromkeys(ended))
 
     def spread(
         self, session: Session, spread: Spread, *, own: Failure | None = None, outcome: CallOutcome = "failed"
@@ -147,7 +158,7 @@ class Dispatcher:
         for call_id in spread.calls:
             self._stop(call_id)
             record = session.records[call_id]
-            record.failure = own or _first_failure(session, call_id)
+            record.failure = _first_failure(session, call_id) or own
             state = session.graph.calls[call_id].state
             events.append(
                 self._finished(session, record, "cancelled" if state == "cancelled" else outcome, now)
@@ -171,6 +182,7 @@ class Dispatcher:
     # ── preparing: lower, tokenise ──────────────────────────────────────────────────────────────────────────
 
     def _prepare_new(self, group: asyncio.TaskGroup) -> None:
+        num_chars = 0
         for call_id, (session, record) in list(self._new.items()):
             model = self._runtime.fleet.models.get(record.model)
             if model is None:
@@ -178,45 +190,69 @@ class Dispatcher:
             del self._new[call_id]
             if record.prompt is not None:
                 self._enqueue(session, record, model)
-            elif self._num_chars(session, call_id) > LONG_TEXT_CHARS:
+                continue
+            num_chars += self._num_chars(session, call_id)
+            if num_chars > LONG_TEXT_CHARS:
                 task = group.create_task(self._prepare_long(session, record, model))
                 self._preparing[call_id] = task
-                task.add_done_callback(partial(self._prepared, call_id))
+                task.add_done_callback(partial(self._end_preparing, call_id))
             else:
-                try:
-                    self.lower_call(session, record, model)
-                    self.tokenise(session, record, model)
-                except (CallError, RequestError) as error:
-                    self.fail(session, [call_id], to_failure(error))
-                else:
-                    self._enqueue(session, record, model)
+                with self._blaming(session, record):
+                    self._prepared(session, record, model, self._write(session, record, model))
 
     async def _prepare_long(self, session: Session, record: CallRecord, model: Model) -> None:
-        try:
-            self.lower_call(session, record, model)
-            await asyncio.to_thread(self.tokenise, session, record, model)
-        except (CallError, RequestError) as error:
-            self.fail(session, [record.call_id], to_failure(error))
-        else:
-            self._enqueue(session, record, model)
+        with self._blaming(session, record):
+            written = await asyncio.to_thread(self._write, session, record, model)
+            self._prepared(session, record, model, written)
             self._runtime.fleet.wake_scheduler.set()
 
-    def _prepared(self, call_id: CallId, _: asyncio.Task[None]) -> None:
-        self._preparing.pop(call_id, None)
-
-    def tokenise(self, session: Session, record: CallRecord, model: Model) -> None:
-        """Write a call's prompt; its inputs are ready. Raises `CallError` (`context_overflow`)."""
-        if record.program is None:
-            raise ValueError("a call is lowered before it is tokenised")
-        record.prompt = write_prompt(
-            record.program,
+    def _write(self, session: Session, record: CallRecord, model: Model) -> tuple[Program, Prompt]:
+        """Lower a call and write its prompt; its inputs are ready. Changes nothing, so that a thread can do
+        it for a call that is cancelled meanwhile.
+        """
+        program = record.program or self._lower(session, record, model)
+        prompt = write_prompt(
+            program,
             model,
             session.graph.variables.__getitem__,
             tenant_id=session.tenant_id,
             salt=self._runtime.config.salt,
             cache=self._runtime.tokens,
         )
+        return program, prompt
+
+    def _lower(self, session: Session, record: CallRecord, model: Model) -> Program:
+        call = session.graph.calls[record.call_id]
+        return lower(
+            check_call(record.spec, self._runtime.limits),
+            inputs=call.inputs,
+            outputs=call.outputs,
+            model=model.name,
+            tokenizer=model.tokenizer,
+        )
+
+    def _prepared(
+        self, session: Session, record: CallRecord, model: Model, written: tuple[Program, Prompt]
+    ) -> None:
+        record.program, record.prompt = written
         record.num_prompt_tokens = record.prompt.num_tokens
+        self._enqueue(session, record, model)
+
+    @contextmanager
+    def _blaming(self, session: Session, record: CallRecord) -> Iterator[None]:
+        """The boundary between one call and all others: what goes wrong inside fails this call alone."""
+        try:
+            yield
+        except (CallError, RequestError) as error:
+            self.fail(session, [record.call_id], to_failure(error))
+        except Exception:
+            # A fault of ours; it is logged in full.
+            logger.exception("call %s failed by a fault of the service", record.call_id)
+            failure = Failure(code="internal", message="a fault of the service; its log has the call's id")
+            self.fail(session, [record.call_id], failure)
+
+    def _end_preparing(self, call_id: CallId, _: asyncio.Task[None]) -> None:
+        self._preparing.pop(call_id, None)
 
     def _num_chars(self, session: Session, call_id: CallId) -> int:
         variables = session.graph.variables
@@ -282,36 +318,34 @@ class Dispatcher:
     async def _drive(self, session: Session, record: CallRecord, model: Model, member: Member) -> None:
         """Run one attempt to its end. What goes wrong in it stays in it."""
         engine = member.engine
-        try:
-            if engine is None or record.prompt is None:
-                message = f"engine {member.engine_id} went away before the call was sent"
-                raise EngineError(message, code="engine_lost", data={"delivered": False})
-            attempt = Attempt(
-                self._runtime,
-                session=session,
-                record=record,
-                prompt=record.prompt,
-                model=model,
-                member=member,
-                engine=engine,
-                resolve=lambda resolved: self._resolve(session, record, model, resolved),
-            )
-            await attempt.run()
-        except EngineError as error:
-            if engine is not None and error.code == "engine_lost":
-                self._runtime.fleet.note_lost(member, engine)
-            self._engine_failed(session, record, error)
-        except (CallError, RequestError) as error:
-            self.fail(session, [record.call_id], to_failure(error))
-        except Exception:
-            # The boundary between one call and all others: a fault of ours fails this call and is logged in
-            # full.
-            logger.exception("call %s failed by a fault of the service", record.call_id)
-            failure = Failure(code="internal", message="a fault of the service; its log has the call's id")
-            self.fail(session, [record.call_id], failure)
-        else:
-            if not session.graph.calls[record.call_id].ended:
-                self._runtime.journal.record([self._finish(session, record)])
+        with self._blaming(session, record):
+            try:
+                await self._attempt(session, record, model, member, engine)
+            except EngineError as error:
+                if engine is not None and error.code == "engine_lost":
+                    self._runtime.fleet.note_lost(member, engine)
+                self._engine_failed(session, record, error)
+            else:
+                if not session.graph.calls[record.call_id].ended:
+                    self._runtime.journal.record([self._finish(session, record)])
+
+    async def _attempt(
+        self, session: Session, record: CallRecord, model: Model, member: Member, engine: Engine | None
+    ) -> None:
+        if engine is None or record.prompt is None:
+            message = f"engine {member.engine_id} went away before the call was sent"
+            raise EngineError(message, code="engine_lost", data={"delivered": False})
+        attempt = Attempt(
+            self._runtime,
+            session=session,
+            record=record,
+            prompt=record.prompt,
+            model=model,
+            member=member,
+            engine=engine,
+            resolve=lambda resolved: self._resolve(session, record, model, resolved),
+        )
+        await attempt.run()
 
     def _resolve(self, session: Session, record: CallRecord, model: Model, resolved: Resolved) -> None:
         ready = session.graph.resolve(
@@ -346,6 +380,8 @@ class Dispatcher:
 
     def _engine_failed(self, session: Session, record: CallRecord, error: EngineError) -> None:
         """Try again what is not the call's fault; stop a call that brings engines down."""
+        if session.graph.calls[record.call_id].ended:
+            return
         limits = self._runtime.limits
         delivered = error.data.get("delivered", True) is True
         crashed = error.code == "engine_lost" and delivered

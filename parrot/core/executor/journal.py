@@ -32,9 +32,15 @@ Reader = Callable[[Appended], None]
 @dataclass(slots=True)
 class _Entry:
     events: list[Event]
+    """Empty for one who only waits for everything before it."""
     idempotent: IdempotentReply | None = None
     done: asyncio.Future[AppendOutcome] | None = None
     """None for results: nobody waits, so they are tried until they are in."""
+
+    def refuse(self, error: Exception) -> None:
+        """Tell who waits that nothing was appended."""
+        if self.done is not None and not self.done.done():
+            self.done.set_exception(error)
 
 
 class Feed:
@@ -73,10 +79,10 @@ class Journal:
         self._readers: list[Reader] = []
         self._entries: deque[_Entry] = deque()
         self._filled = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._writing: list[_Entry] = []
         self._feeds: set[Feed] = set()
         self._stalled: StoreError | None = None
+        self._ended: StoreError | None = None
         self.num_dropped = 0
 
     @property
@@ -92,8 +98,9 @@ class Journal:
         self, events: Sequence[Event], *, idempotent: IdempotentReply | None = None
     ) -> AppendOutcome:
         """Append events and return once they are durable; raises `StoreError` when they are not."""
-        if self._stalled is not None:
-            raise self._stalled
+        refused = self._stalled or self._ended
+        if refused is not None:
+            raise refused
         done: asyncio.Future[AppendOutcome] = asyncio.get_running_loop().create_future()
         self._push(_Entry(list(events), idempotent, done))
         return await done
@@ -113,19 +120,26 @@ class Journal:
         self._publish(Appended(seq=0, event=event))
 
     async def flush(self) -> None:
-        """Return when everything recorded so far is durable."""
-        await self._idle.wait()
+        """Return when everything recorded so far is durable; raises `StoreError` when it is not and the
+        store takes nothing. What was recorded goes on being tried.
+        """
+        if self._entries or self._writing:
+            await self.commit(())
 
     async def run(self) -> None:
-        """Move entries to the store until cancelled."""
-        while True:
-            await self._filled.wait()
-            entries = list(self._entries)
-            self._entries.clear()
-            self._filled.clear()
-            await self._write(entries)
-            if not self._entries:
-                self._idle.set()
+        """Move entries to the store until cancelled; then whoever still waits is refused."""
+        try:
+            while True:
+                await self._filled.wait()
+                self._filled.clear()
+                self._writing = list(self._entries)
+                self._entries.clear()
+                await self._write(self._writing)
+                self._writing = []
+        finally:
+            self._ended = StoreError("the service has stopped; whether this was stored is not known")
+            for entry in [*self._writing, *self._entries]:
+                entry.refuse(self._ended)
 
     def subscribe(self, session_id: SessionId | None = None) -> Feed:
         """Read events as they are committed, of one session or of all."""
@@ -139,10 +153,11 @@ class Journal:
     def _push(self, entry: _Entry) -> None:
         self._entries.append(entry)
         self._filled.set()
-        self._idle.clear()
 
     async def _write(self, entries: list[_Entry]) -> None:
         """Write entries in order; the store puts those that are under way together into one commit."""
+        flushes = [entry for entry in entries if not entry.events]
+        entries = [entry for entry in entries if entry.events]
         while entries:
             outcomes = await asyncio.gather(
                 *(self._store.append(entry.events, idempotent=entry.idempotent) for entry in entries),
@@ -152,18 +167,33 @@ class Journal:
             for entry, outcome in zip(entries, outcomes, strict=True):
                 if isinstance(outcome, AppendOutcome):
                     self._settle(entry, outcome)
-                elif not isinstance(outcome, StoreError):
-                    raise outcome
-                elif entry.done is None:
+                elif isinstance(outcome, Exception) and entry.done is not None:
+                    entry.refuse(outcome)
+                elif isinstance(outcome, StoreError):
                     again.append(entry)
-                    self._stalled = outcome
-                elif not entry.done.done():
-                    entry.done.set_exception(outcome)
+                    self._stall(outcome, flushes)
+                else:
+                    raise outcome
             entries = again
             if entries:
-                logger.warning("the store does not take results, trying again: %s", self._stalled)
                 await self._clock.sleep(RETRY_DELAY_S)
-        self._stalled = None
+        if self._stalled is not None:
+            logger.warning("the store takes results again")
+            self._stalled = None
+        for flush in flushes:
+            if flush.done is not None and not flush.done.done():
+                flush.done.set_result(AppendOutcome(appended=(), dropped=()))
+
+    def _stall(self, error: StoreError, flushes: Sequence[_Entry]) -> None:
+        """Results cannot be stored: they are kept and tried again; whoever waits is refused, now and until
+        they are in.
+        """
+        if self._stalled is None:
+            logger.warning("the store does not take results, trying again until it does: %s", error)
+        self._stalled = error
+        for entry in [*flushes, *self._entries]:
+            entry.refuse(error)
+        self._entries = deque(entry for entry in self._entries if entry.done is None)
 
     def _settle(self, entry: _Entry, outcome: AppendOutcome) -> None:
         self.num_dropped += len(outcome.dropped)

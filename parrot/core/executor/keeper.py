@@ -2,23 +2,25 @@
 
 import asyncio
 import logging
-from collections import OrderedDict
+import math
+from collections import Counter, OrderedDict
 from typing import Literal
 
 from parrot.core.executor.dispatcher import Dispatcher
 from parrot.core.executor.runtime import Runtime
 from parrot.core.executor.streams import forget_live
-from parrot.core.recovery import rebuild
-from parrot.core.sessions import Session
-from parrot.errors import GoneError, NotFoundError, StoreError
+from parrot.core.recovery import new_session, rebuild
+from parrot.core.sessions import Session, deadline_failure
+from parrot.errors import GoneError, NotFoundError, OverLimitError, StoreError
 from parrot.ports.store import Appended, Store
 from parrot.types.events import (
     Failure,
     SessionClosed,
+    SessionOpened,
     VariableFailed,
     VariableReady,
 )
-from parrot.types.ids import CallId, SessionId, TenantId
+from parrot.types.ids import SessionId, TenantId
 
 MAX_TOMBSTONES = 100_000
 """Closed sessions whose owner is told that they were there."""
@@ -40,18 +42,36 @@ class Keeper:
         self._store = store
         self.sessions: dict[SessionId, Session] = {}
         """Open sessions, oldest first."""
+        self._num_sessions: Counter[TenantId] = Counter()
+        """Sessions of each tenant that are open or being opened."""
         self._tombstones: OrderedDict[SessionId, tuple[TenantId, Reason]] = OrderedDict()
         self._due_changed = asyncio.Event()
         self._purged_at = 0.0
 
-    def add(self, session: Session) -> None:
-        """A session was opened."""
-        self.sessions[session.session_id] = session
-        self._due_changed.set()
+    async def open_session(self, event: SessionOpened) -> Session:
+        """Commit a session's opening and take the session in.
 
-    def num_sessions(self, tenant: TenantId) -> int:
-        """Open sessions of a tenant."""
-        return sum(session.tenant_id == tenant for session in self.sessions.values())
+        Raises:
+            OverLimitError: the tenant has as many as it may have, those counted that are being opened.
+            StoreError: the opening is not stored.
+        """
+        most = self._runtime.limits.max_sessions
+        if self._num_sessions[event.tenant_id] >= most:
+            raise OverLimitError(
+                f"{most} sessions are open; delete one that is done", data={"retry_after_s": 10}
+            )
+        self._num_sessions[event.tenant_id] += 1
+        try:
+            await self._runtime.journal.commit([event])
+        except StoreError:
+            self._leave(event.tenant_id)
+            raise
+        session = new_session(event, self._runtime.limits)
+        self.sessions[session.session_id] = session
+        self._runtime.counters["sessions_opened"] += 1
+        if session.deadline_at is not None:
+            self._due_changed.set()
+        return session
 
     def find(self, tenant: TenantId, sid: str) -> Session:
         """A tenant's open session; another's is not found, a closed one is gone."""
@@ -67,15 +87,6 @@ class Keeper:
         """Raise `GoneError` when a session was closed while somebody waited."""
         if session.closing:
             self.find(session.tenant_id, session.session_id)
-
-    def call_id(self, session: Session, ref: str) -> CallId:
-        """A call by its id or name."""
-        if ref in session.graph.calls:
-            return CallId(ref)
-        for record in session.records.values():
-            if record.name == ref:
-                return record.call_id
-        raise NotFoundError("no such call")
 
     # ── events ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -97,7 +108,10 @@ class Keeper:
         """Rebuild every open session, and have its unfinished calls run."""
         async for log in self._store.load_open():
             session, ready = rebuild(log, self._runtime.limits)
+            # Reading leaves no trace in the log, so nobody can say how long it was idle.
+            session.touched_at = self._runtime.clock.wall_s()
             self.sessions[session.session_id] = session
+            self._num_sessions[session.tenant_id] += 1
             self._dispatcher.make_ready(session, ready)
         if self.sessions:
             logger.info("recovered %d sessions", len(self.sessions))
@@ -122,11 +136,14 @@ class Keeper:
         now = self._runtime.clock.wall_s()
         limits = self._runtime.limits
         for session in list(self.sessions.values()):
-            idle = now - session.touched_at > limits.session_idle_ttl_s and not session.num_unfinished
+            if session.closing:
+                continue
+            in_use = session.num_unfinished or session.num_readers
+            idle = not in_use and now - session.touched_at > limits.session_idle_ttl_s
             if idle or now - session.created_at > limits.session_ttl_s:
                 await self._expire(session)
-            elif session.deadline_at is not None and now >= session.deadline_at:
-                self._pass_deadline(session)
+            elif not session.deadline_passed and now >= (session.deadline_at or math.inf):
+                await self._pass_deadline(session)
         self._time_out_calls(now)
         await self._purge(now)
 
@@ -145,15 +162,18 @@ class Keeper:
         except StoreError as error:
             logger.warning("session %s cannot be closed now: %s", session.session_id, error.message)
 
-    def _pass_deadline(self, session: Session) -> None:
+    async def _pass_deadline(self, session: Session) -> None:
         """The session's deadline is over: everything that is still pending fails."""
-        failure = Failure(code="deadline", message=f"the session's deadline of {session.deadline_s} s passed")
-        graph = session.graph
-        unfinished = [c.call_id for c in graph.calls.values() if c.state in {"waiting", "ready", "running"}]
-        self._dispatcher.fail(session, unfinished, failure)
-        for variable in list(graph.variables.values()):
-            if variable.state == "pending":
-                self._dispatcher.spread(session, graph.fail(variable.variable_id, failure))
+        try:
+            async with self._runtime.locks.hold(session):
+                unfinished = [call.call_id for call in session.graph.calls.values() if not call.ended]
+                session.deadline_passed = True
+                self._dispatcher.fail_pending(
+                    session, unfinished, list(session.graph.variables), deadline_failure(session)
+                )
+        except GoneError:
+            # Deleted meanwhile, and everything in it with it.
+            return
 
     def _time_out_calls(self, now: float) -> None:
         limit_s = self._runtime.limits.call_timeout_s
@@ -165,25 +185,38 @@ class Keeper:
     # ── closing ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def close_session(self, session: Session, reason: Reason) -> None:
-        """Stop what runs, commit the end, forget the rest."""
+        """Commit the end, then stop what runs and forget the rest. When the store refuses, the session goes
+        on.
+        """
         if session.closing:
             self.find(session.tenant_id, session.session_id)
         session.closing = True
         self._bury(session, reason)
-        self._dispatcher.forget(session)
         now = self._runtime.clock.wall_s()
         try:
             await self._runtime.journal.commit(
                 [SessionClosed(session_id=session.session_id, reason=reason, wall_s=now)]
             )
-        finally:
-            self._wake_readers(session)
-            self.sessions.pop(session.session_id, None)
+        except StoreError:
+            session.closing = False
+            self._tombstones.pop(session.session_id, None)
+            raise
+        self._dispatcher.forget(session)
+        self._wake_readers(session)
+        del self.sessions[session.session_id]
+        self._leave(session.tenant_id)
 
     async def settle(self) -> None:
         """Have everything recorded so far committed, but do not wait for a store that is down."""
-        if self._runtime.journal.failure is None:
+        try:
             await self._runtime.journal.flush()
+        except StoreError as error:
+            logger.warning("results of the last moments are not stored, their calls run again: %s", error)
+
+    def _leave(self, tenant: TenantId) -> None:
+        self._num_sessions[tenant] -= 1
+        if not self._num_sessions[tenant]:
+            del self._num_sessions[tenant]
 
     def _bury(self, session: Session, reason: Reason) -> None:
         self._tombstones[session.session_id] = (session.tenant_id, reason)

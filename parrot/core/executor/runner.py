@@ -13,7 +13,7 @@ from parrot.core.transforms import apply_transforms
 from parrot.errors import EngineError
 from parrot.ports.engine import ContextRef, Engine, GenerateEnd, GenerateRequest
 from parrot.types.events import CallStarted
-from parrot.types.ids import ContextId, RequestId, VariableId
+from parrot.types.ids import ContextId, PrefixKey, RequestId, VariableId
 
 LONG_TEXT_CHARS = 8192
 """Transforms of longer texts run in a thread: a pattern may take its time over them."""
@@ -108,8 +108,7 @@ class Attempt:
             keyed = keyed and resolved.token_ids is not None
             context_id = self._contexts[-1]
             if keyed:
-                ref = ContextRef(context_id=context_id, num_tokens=generated.end.num_tokens)
-                self._index.add(self._member.engine_id, part.key, ref)
+                self._note_prefix(part.key, context_id, generated.end.num_tokens)
             carry, parent = (), None
             self._filled = generated.end.num_tokens
             if not generated.end.exact:
@@ -132,8 +131,7 @@ class Attempt:
             shared = match.ref.num_tokens if match else 0
             context_id = self._new_context()
             for key, length in zip(self._prompt.keys, self._prompt.lengths, strict=True):
-                ref = ContextRef(context_id=context_id, num_tokens=length)
-                self._index.add(self._member.engine_id, key, ref)
+                self._note_prefix(key, context_id, length)
             self._record.num_shared_tokens = shared
             try:
                 return await self._request(part, context_id, token_ids[shared:], match.ref if match else None)
@@ -215,6 +213,12 @@ class Attempt:
                     wall_s=self._record.first_token_at,
                 )
             )
+
+    def _note_prefix(self, key: PrefixKey, context_id: ContextId, num_tokens: int) -> None:
+        """Let others fork here, unless the engine is gone: nobody would take the note back."""
+        if self._member.engine is self._engine:
+            ref = ContextRef(context_id=context_id, num_tokens=num_tokens)
+            self._index.add(self._member.engine_id, key, ref)
 
     def _new_context(self) -> ContextId:
         context_id = self._member.new_context()

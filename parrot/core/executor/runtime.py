@@ -7,6 +7,7 @@ from parrot.core.executor.bells import Bells
 from parrot.core.executor.deltas import LiveTexts
 from parrot.core.executor.fleet import Fleet
 from parrot.core.executor.journal import Journal
+from parrot.core.executor.locks import SessionLocks
 from parrot.core.limits import Limits
 from parrot.core.prompts import TokenCache
 from parrot.core.service_config import ServiceConfig
@@ -24,6 +25,7 @@ class Runtime:
     journal: Journal
     bells: Bells = field(default_factory=Bells)
     """Rung by variable id when there is more of it."""
+    locks: SessionLocks = field(default_factory=SessionLocks)
     live: LiveTexts = field(default_factory=LiveTexts)
     tokens: TokenCache = field(default_factory=TokenCache)
     counters: Counter[str] = field(default_factory=Counter)

@@ -116,6 +116,8 @@ async def stream_session(
             raise ConflictError("Last-Event-ID is ahead of the stream", code="event_from_future")
         for appended in log[after:]:
             yield _session_item(appended)
+            if event_name(appended.event) == "session_closed":
+                return
         seen = max(after, len(log))
         while (item := await feed.next()) is not None:
             if item.seq == 0 or item.seq > seen:

@@ -1,10 +1,8 @@
 """Accepting calls: check, bind, lower, commit, and only then change the graph."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from weakref import WeakValueDictionary
 
 from parrot.core.binding import Bound, bind
 from parrot.core.executor.dispatcher import LONG_TEXT_CHARS, Dispatcher
@@ -12,12 +10,20 @@ from parrot.core.executor.runtime import Runtime
 from parrot.core.lowering import check_call, lower
 from parrot.core.prompts import Model, Prompt, write_prompt
 from parrot.core.recovery import new_calls, record_calls
-from parrot.core.sessions import SentReply, Session
+from parrot.core.sessions import SentReply, Session, deadline_failure
 from parrot.core.variables import Variable
-from parrot.errors import GoneError, InvalidError, NotFoundError, ParrotError, TooLargeError, UnavailableError
+from parrot.errors import (
+    GoneError,
+    InvalidError,
+    NotFoundError,
+    ParrotError,
+    StoreError,
+    TooLargeError,
+    UnavailableError,
+)
 from parrot.ports.store import IdempotentReply, Store
 from parrot.types.events import CallsSubmitted, SubmittedCall
-from parrot.types.ids import IdSource, SessionId, VariableId
+from parrot.types.ids import IdSource, VariableId
 from parrot.types.program import Program
 from parrot.wire.answers import AcceptedCall, CallsAccepted, OutputView
 from parrot.wire.requests import CallSpec, SubmitCalls, ValueParameter
@@ -43,24 +49,12 @@ class Submission:
         self._dispatcher = dispatcher
         self._store = store
         self._fresh = fresh
-        self._locks: WeakValueDictionary[SessionId, asyncio.Lock] = WeakValueDictionary()
-
-    @asynccontextmanager
-    async def lock(self, session: Session) -> AsyncIterator[None]:
-        """Hold back other changes to a session's shape between a check and its commit."""
-        lock = self._locks.get(session.session_id)
-        if lock is None:
-            lock = self._locks[session.session_id] = asyncio.Lock()
-        async with lock:
-            if session.closing:
-                raise GoneError("the session was deleted")
-            yield
 
     async def submit(
         self, session: Session, request: SubmitCalls, *, idempotency_key: str | None, body_hash: str
     ) -> CallsAccepted:
         """Accept all calls or none. What it raises is about the whole request; `param` names the call."""
-        async with self.lock(session):
+        async with self._runtime.locks.hold(session):
             known = await self._find_reply(session, idempotency_key)
             if known is not None:
                 return _reply_again(known, body_hash)
@@ -198,7 +192,10 @@ class Submission:
                 body_hash=body_hash,
                 reply=text,
             )
-            await self._runtime.journal.commit([event], idempotent=idempotent)
+            outcome = await self._runtime.journal.commit([event], idempotent=idempotent)
+            if outcome.existing is not None:
+                # An earlier try was stored although the store said that it was not: a restart reads it.
+                raise StoreError("the store holds an earlier submission under this key that is not running")
             session.replies[key] = SentReply(body_hash=body_hash, reply=text)
         if session.closing:
             raise GoneError("the session was deleted")
@@ -219,6 +216,13 @@ class Submission:
         self._runtime.counters["calls_submitted"] += len(event.calls)
         self._dispatcher.spread(session, added.failed)
         self._dispatcher.make_ready(session, added.ready)
+        if session.deadline_passed:
+            self._dispatcher.fail_pending(
+                session,
+                [call.call_id for call in event.calls],
+                [variable.variable_id for variable in event.variables],
+                deadline_failure(session),
+            )
 
 
 class _Values:
