@@ -89,10 +89,10 @@ def test_a_schema_that_an_engine_might_choke_on_is_refused(schema: dict[str, obj
 
 
 def test_a_schema_of_any_depth_is_refused_quickly() -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(InvalidError):
         compile_grammar(OutputSpec.model_construct(schema_=nested(30_000)), LIMITS)
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 @pytest.mark.parametrize("pattern", ["(", "(?<=x)a", "a" * 20_000, "(((a{1000}){1000}){1000})"])

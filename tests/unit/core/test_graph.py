@@ -306,7 +306,7 @@ def test_things_are_found_by_id_or_name_and_nothing_else() -> None:
 
 def test_a_chain_of_ten_thousand_calls_is_nothing_special() -> None:
     """G8, and nothing recurses: it is added, resolved, failed and cancelled in linear time."""
-    begun = time.perf_counter()
+    begun = time.process_time()
     length = 10_000
     for ending in ("resolve", "fail", "branch"):
         graph = a_graph()
@@ -320,7 +320,7 @@ def test_a_chain_of_ten_thousand_calls_is_nothing_special() -> None:
         else:
             assert graph.branch([CallId("c0")], [])[-1] == f"c{length - 1}"
         assert graph.calls[CallId(f"c{length - 1}")].stage == length - 1
-    assert time.perf_counter() - begun < 20
+    assert time.process_time() - begun < 20
 
 
 def test_a_chain_added_backwards_in_one_batch_is_staged() -> None:

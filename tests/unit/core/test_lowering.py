@@ -205,9 +205,9 @@ def test_the_number_of_placeholders_is_bounded() -> None:
 
 def test_a_large_template_is_refused_by_bytes_and_a_bomb_quickly() -> None:
     large = refused(chat(("user", "é" * 60), ("assistant", "x" * 90)), Limits(max_template_bytes=200))
-    begun = time.perf_counter()
+    begun = time.process_time()
     bomb = refused({"template": "{{" * 100_000})
-    assert time.perf_counter() - begun < 0.05
+    assert time.process_time() - begun < 0.05
     assert isinstance(large, TooLargeError)
     assert (large.param, large.data) == ("messages", {"limit_bytes": 200})
     assert bomb.code in {"no_output", "bad_placeholder"}

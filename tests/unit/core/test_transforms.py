@@ -120,11 +120,11 @@ def test_a_bad_transform_is_refused_at_submission(spec: Spec, code: str, param: 
     ],
 )
 def test_a_transform_that_cannot_be_done_fails_the_value(value: str, spec: Spec, code: str) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(CallError) as caught:
         run(value, spec)
     assert caught.value.code == code
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_a_value_may_not_grow_beyond_its_limit() -> None:
@@ -138,7 +138,7 @@ def test_a_value_may_not_grow_beyond_its_limit() -> None:
 
 
 def test_matching_is_bounded_for_any_pattern_and_text() -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     for pattern, text in (
         (r"(x?){1000}y", "x" * 1_000_000),
         (r"a*", "b" * 1_000_000),
@@ -151,7 +151,7 @@ def test_matching_is_bounded_for_any_pattern_and_text() -> None:
         else:
             outcome = "matched"
         assert outcome in {"value_too_large", "transform_no_match", "matched"}
-    assert time.perf_counter() - begun < 3
+    assert time.process_time() - begun < 3
 
 
 def test_patterns_are_compiled_once_and_few_are_kept() -> None:

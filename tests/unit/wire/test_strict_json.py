@@ -123,9 +123,9 @@ def test_an_object_with_too_many_keys_is_invalid() -> None:
     ids=["keys", "containers", "numbers", "brackets", "unclosed"],
 )
 def test_hostile_bodies_are_refused_in_bounded_time(body: bytes) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     refusal(body)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 def test_ordinary_large_bodies_are_decoded_quickly() -> None:
@@ -135,9 +135,9 @@ def test_ordinary_large_bodies_are_decoded_quickly() -> None:
     ]
     body = json.dumps({"calls": calls}, ensure_ascii=False).encode()
     assert len(body) > 7 << 20
-    started = time.perf_counter()
+    started = time.process_time()
     value = decode(body)
-    elapsed_s = time.perf_counter() - started
+    elapsed_s = time.process_time() - started
     assert value == {"calls": calls}
     assert elapsed_s < 0.2
 
