@@ -83,9 +83,24 @@ class EngineDriver:
         """Fork once from each of `prefixes` (which may repeat), and generate `num_tokens` (at least 2) after
         some fresh tokens in each fork, all together.
         """
+        while True:
+            times = await self._generate(prefixes, suffix_tokens=suffix_tokens, num_tokens=num_tokens)
+            if max(one[0] for one in times) < min(one[-1] for one in times):
+                return decode_rate(times)
+            # Some had ended before others began.
+            num_tokens *= 2
+
+    async def free(self, contexts: Sequence[ContextRef]) -> None:
+        """Give contexts up."""
+        await self.engine.free([context.context_id for context in contexts])
+
+    async def _generate(
+        self, prefixes: Sequence[ContextRef], *, suffix_tokens: int, num_tokens: int
+    ) -> list[list[float]]:
+        """When the tokens of each fork came."""
         forks: list[ContextId] = []
+        tasks = []
         async with asyncio.TaskGroup() as group:
-            tasks = []
             for prefix in prefixes:
                 context_id, request_id = self._name()
                 forks.append(context_id)
@@ -98,11 +113,7 @@ class EngineDriver:
                 )
                 tasks.append(group.create_task(self._token_times(request)))
         await self.engine.free(forks)
-        return decode_rate([task.result() for task in tasks])
-
-    async def free(self, contexts: Sequence[ContextRef]) -> None:
-        """Give contexts up."""
-        await self.engine.free([context.context_id for context in contexts])
+        return [task.result() for task in tasks]
 
     async def _token_times(self, request: GenerateRequest) -> list[float]:
         return [self._clock.now_s() async for _chunk in self.engine.generate(request)]

@@ -7,6 +7,7 @@ each that lacks one token gets it, the others share what is left of `step_tokens
     ancestors' KV dropped or left open    →  compute that first, once for all who need it
     ancestor still being filled           →  its request runs in place of the one that waits (so a low
                                              priority never holds up a high one)
+    held, and only the last token left    →  it waits until it is let go
     own tokens not computed               →  a chunk of them
     nothing left and a token is wanted    →  a probe: the last token's logits, written nowhere
 
@@ -42,6 +43,8 @@ class Request:
     token_ids: tuple[int, ...]
     rank: Rank
     generates: bool
+    held: bool = False
+    """It may be prefilled up to its last token, and no further yet: what bounds its output is being made."""
     begun: bool = False
     """It holds blocks of its own; False again when they are taken from it."""
     prompt_end: int = 0
@@ -153,7 +156,7 @@ class Batcher:
             if (chunk.num_tokens > 1 and not budget) or not (request.begun or admitting):
                 continue
             if not self._make_room(chunk, rank, keep, alone=not step.chunks):
-                if not step.chunks:
+                if not (step.chunks or self._is_holding):
                     self._fail(step, request, self._exhausted())
                     break
                 admitting = admitting and request.begun
@@ -282,6 +285,10 @@ class Batcher:
                 code="context_gone",
             )
         first = context.num_computed
+        if gap is None and request.held:
+            end -= 1
+            if first >= end:
+                return "waits"
         if first < end:
             return Chunk(request=request, context=context, first=first, num_tokens=end - first)
         if not request.generates:
@@ -351,6 +358,11 @@ class Batcher:
         for context, need in request.lineage:
             keep[context] = max(need, keep.get(context, 0))
         keep[request.context] = len(request.context.tokens)
+
+    @property
+    def _is_holding(self) -> bool:
+        """Some request will go on by itself, so that what does not fit now may fit later."""
+        return any(head.held for head in self._heads)
 
     def _fail(self, step: Step, request: Request, error: ParrotError) -> None:
         step.failed.append((request, error))

@@ -47,6 +47,7 @@ class TorchEngine:
         self._frees: set[asyncio.Future[None]] = set()
         self._ended = asyncio.Event()
         self._closing = False
+        self._grammars = parts.grammar_compiler()
         self._steps: StepLoop = parts.step_loop(self._report_from_thread)
         self._steps.start()
 
@@ -124,6 +125,9 @@ class TorchEngine:
 
         self._steps.submit(request, reply)
         try:
+            if request.grammar is not None:
+                # The prompt is filled meanwhile.
+                self._steps.bind(reply, await self._grammars.bind(request.grammar))
             while True:
                 chunk = await chunks.get()
                 yield chunk
@@ -156,6 +160,7 @@ class TorchEngine:
         """Stop all work and give back everything. Idempotent."""
         self._closing = True
         self._steps.stop()
+        self._grammars.close()
         await self._ended.wait()
         self._steps.join()
 

@@ -5,7 +5,11 @@ from dataclasses import dataclass
 
 import torch
 
+from parrot.engine.torch.grammar import OutputBound, TokenMasks
 from parrot.types.sampling import Sampling
+
+COMPLETE = -1
+"""Stands for a token where a grammar allows no further one."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -16,6 +20,8 @@ class Choice:
     generator: torch.Generator
     """The request's own, on the CPU; one number is drawn for each token, so a seed gives the same text in
     any batch."""
+    bound: OutputBound | None = None
+    """What the output may be, if its request says so."""
     num_generated: int = 0
 
     @property
@@ -27,8 +33,16 @@ class Choice:
 class Sampler:
     """Chooses tokens; knows the vocabulary's size and the end-of-sequence ids."""
 
-    def __init__(self, *, vocab_size: int, eos_ids: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        eos_ids: Sequence[int],
+        device: torch.device,
+        masks: TokenMasks | None = None,
+    ) -> None:
         self._vocab_size = vocab_size
+        self._masks = masks
         eos = [token_id for token_id in eos_ids if token_id < vocab_size]
         self._eos = torch.tensor(eos, dtype=torch.int64, device=device)
         self._device = device
@@ -37,8 +51,9 @@ class Sampler:
     def sample(self, logits: torch.Tensor, choices: Sequence[Choice]) -> list[int | None]:
         """One token for each row of `logits` ([requests, vocabulary], any float type, may be overwritten).
 
-        None stands for a row with numbers that are not finite. End-of-sequence tokens cannot be chosen while
-        they are not heeded, nor ids for which the tokenizer has no token.
+        None stands for a row with numbers that are not finite, `COMPLETE` for one whose grammar allows no
+        further token. End-of-sequence tokens cannot be chosen while they are not heeded, nor ids for which
+        the tokenizer has no token.
         """
         logits = logits[:, : self._vocab_size].float()
         finite = torch.isfinite(logits).all(dim=1)
@@ -46,12 +61,27 @@ class Sampler:
         if deaf and self._eos.numel():
             rows = torch.tensor(deaf, device=self._device)
             logits[rows[:, None], self._eos] = float("-inf")
+        bounded = [row for row, choice in enumerate(choices) if choice.bound is not None]
+        if bounded:
+            self._mask(logits, bounded, choices)
         tokens = logits.argmax(dim=1)
         drawn = [row for row, choice in enumerate(choices) if choice.sampling.temperature > 0]
         if drawn:
             rows = torch.tensor(drawn, device=self._device)
             tokens[rows] = self._draw(logits[rows], [choices[row] for row in drawn])
+        if bounded:
+            tokens[logits.amax(dim=1) == float("-inf")] = COMPLETE
         return [token if good else None for token, good in zip(tokens.tolist(), finite.tolist(), strict=True)]
+
+    def _mask(self, logits: torch.Tensor, bounded: Sequence[int], choices: Sequence[Choice]) -> None:
+        """Rule out what some rows' grammars do not allow; a whole text may end, where that is heeded."""
+        assert self._masks is not None, "bounds need masks"
+        bounds = [bound for choice in choices if (bound := choice.bound) is not None]
+        allowed = self._masks.allowed(bounds)[:, : self._vocab_size].to(self._device)
+        ending = [at for at, bound in enumerate(bounds) if bound.may_end and choices[bounded[at]].heeds_eos]
+        allowed[torch.tensor(ending, dtype=torch.int64, device=self._device)[:, None], self._eos] = True
+        rows = torch.tensor(bounded, device=self._device)
+        logits[rows] = logits[rows].masked_fill_(~allowed, float("-inf"))
 
     def _draw(self, logits: torch.Tensor, choices: Sequence[Choice]) -> torch.Tensor:
         """Temperature, then top-k, top-p and min-p, then a draw by the inverse of the distribution."""

@@ -11,12 +11,11 @@ from parrot.engine.torch.attention import Attention, ReferenceAttention
 from parrot.engine.torch.batcher import Batcher
 from parrot.engine.torch.config import TorchConfig
 from parrot.engine.torch.contexts import ContextTree
+from parrot.engine.torch.grammar import GrammarCompiler, TokenMasks
 from parrot.engine.torch.kv_cache import KvCache, KvShape
-from parrot.engine.torch.loader import bad_model, hash_model
-from parrot.engine.torch.models.decoder import AttentionTraits, Decoder
-from parrot.engine.torch.models.placement import Placement
-from parrot.engine.torch.models.registry import choose_model
-from parrot.engine.torch.models.shape import ModelShape
+from parrot.engine.torch.loader import WeightFiles, bad_model, hash_model
+from parrot.engine.torch.models.llama import LlamaModel
+from parrot.engine.torch.models.shape import ModelShape, read_shape
 from parrot.engine.torch.runner import Runner
 from parrot.engine.torch.sampler import Sampler
 from parrot.engine.torch.step_loop import Report, StepLoop
@@ -42,9 +41,7 @@ class Parts:
     config: TorchConfig
     shape: ModelShape
     tokenizer: TorchTokenizer
-    model: Decoder
-    why_not_fast: str | None
-    """Why the model runs through `transformers`; None: it does not."""
+    model: LlamaModel
     runner: Runner
     tree: ContextTree
     kv_shape: KvShape
@@ -71,23 +68,16 @@ class Parts:
             num_blocks=self.tree.pool.num_blocks,
             block_bytes=self.kv_shape.block_bytes,
             max_batch=config.max_batch,
-            capabilities=Capabilities(),
+            capabilities=Capabilities(structured_output=True),
             description=(
-                f"{self.shape.family} on torch {torch.__version__}, {self._attention_words()}, "
+                f"{self.shape.family} on torch {torch.__version__}, {config.attention} attention, "
                 f"{config.num_threads or torch.get_num_threads()} threads"
             ),
         )
 
-    def _attention_words(self) -> str:
-        """What runs, and why it is not what is usual."""
-        words = f"{self.config.attention} attention"
-        if _needs_reference(self.model.attention):
-            words = "reference attention (the model caps its scores or has sinks)"
-        if self.model.attention.windows:
-            words += " in windows"
-        if self.why_not_fast is not None:
-            words = f"transformers' own layers ({self.why_not_fast}), {words}"
-        return words
+    def grammar_compiler(self) -> GrammarCompiler:
+        """What makes bounds for this model's outputs."""
+        return GrammarCompiler(self.tokenizer, self.shape.eos_ids)
 
     def step_loop(self, report: Callable[[Report], None]) -> StepLoop:
         """The loop over these parts; made once."""
@@ -102,7 +92,12 @@ class Parts:
         return StepLoop(
             batcher=batcher,
             runner=self.runner,
-            sampler=Sampler(vocab_size=vocab_size, eos_ids=self.shape.eos_ids, device=self.device),
+            sampler=Sampler(
+                vocab_size=vocab_size,
+                eos_ids=self.shape.eos_ids,
+                masks=TokenMasks(self.tokenizer, self.shape.eos_ids),
+                device=self.device,
+            ),
             decoder=self.tokenizer,
             eos_ids=self.shape.eos_ids,
             vocab_size=self.shape.vocab_size,
@@ -133,20 +128,20 @@ def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> 
     model_dir = Path(config.model_dir)
     if not model_dir.is_dir():
         raise bad_model(model_dir, "is not a directory")
-    source = choose_model(model_dir)
+    shape = read_shape(model_dir)
     tokenizer = load_tokenizer(config.model_dir)
     device = _choose_device(config)
-    dtype = _choose_dtype(config, source.shape, device)
-    model = source.load(
-        Placement(
+    dtype = _choose_dtype(config, shape, device)
+    context_tokens = _choose_window(config, shape)
+    with WeightFiles(model_dir) as files:
+        model = LlamaModel(
+            files,
+            shape,
             dtype=dtype,
             device=device,
-            context_tokens=_choose_window(config, source.shape),
+            context_tokens=context_tokens,
             on_progress=lambda fraction: progress("loading weights", fraction),
         )
-    )
-    shape = model.shape
-    context_tokens = _choose_window(config, shape)
     progress("allocating KV memory", None)
     kv_shape = KvShape(
         num_layers=shape.num_layers,
@@ -162,7 +157,7 @@ def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> 
         model=model,
         cache=cache,
         tree=tree,
-        attention=_choose_attention(config, cache, model.attention),
+        attention=_choose_attention(config, cache),
         device=device,
         times=times,
     )
@@ -173,7 +168,6 @@ def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> 
         shape=shape,
         tokenizer=tokenizer,
         model=model,
-        why_not_fast=source.why_not_fast,
         runner=runner,
         tree=tree,
         kv_shape=kv_shape,
@@ -184,14 +178,10 @@ def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> 
     )
 
 
-def _choose_attention(config: TorchConfig, cache: KvCache, traits: AttentionTraits) -> Attention:
-    if config.attention == "reference" or _needs_reference(traits):
-        return ReferenceAttention(cache, traits)
-    return TreeAttention(cache, traits, shares=config.attention == "shared")
-
-
-def _needs_reference(traits: AttentionTraits) -> bool:
-    return traits.softcap is not None or bool(traits.sinks)
+def _choose_attention(config: TorchConfig, cache: KvCache) -> Attention:
+    if config.attention == "reference":
+        return ReferenceAttention(cache)
+    return TreeAttention(cache, shares=config.attention == "shared")
 
 
 def _choose_device(config: TorchConfig) -> torch.device:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 import torch
 
 from parrot.engine.torch.batcher import Batcher, Chunk, Request, Step
+from parrot.engine.torch.grammar import OutputBound
 from parrot.engine.torch.output import Decoder, Output
 from parrot.engine.torch.runner import Runner
-from parrot.engine.torch.sampler import Choice, Sampler
+from parrot.engine.torch.sampler import COMPLETE, Choice, Sampler
 from parrot.engine.torch.timing import StepTimes
 from parrot.errors import EngineError, InvalidError, ParrotError
 from parrot.ports.engine import (
@@ -114,8 +115,15 @@ class StepLoop:
         self._thread.start()
 
     def submit(self, request: FillRequest | GenerateRequest, reply: Reply) -> None:
-        """Have a request worked on; `reply` gets its answers and is its name for `cancel`."""
+        """Have a request worked on; `reply` gets its answers and is its name for the other commands.
+
+        One that has a grammar generates nothing until it is told its bound.
+        """
         self._post(lambda: self._submit(request, reply))
+
+    def bind(self, reply: Reply, bound: OutputBound) -> None:
+        """Bound a request's output, and let it go on. One that has ended is ignored."""
+        self._post(lambda: self._bind(reply, bound))
 
     def cancel(self, reply: Reply) -> None:
         """Stop a request; it gets no further answer. One that has ended is ignored."""
@@ -211,6 +219,7 @@ class StepLoop:
             token_ids=wanted.token_ids,
             rank=(wanted.priority, self._num_arrivals),
             generates=sampling is not None,
+            held=isinstance(wanted, GenerateRequest) and wanted.grammar is not None,
         )
         job = _Job(request=request, reply=reply)
         if sampling is not None:
@@ -230,13 +239,16 @@ class StepLoop:
                 raise InvalidError(
                     f"token id {token_id} is not below the vocabulary's {self._vocab_size}", param="token_ids"
                 )
-        if isinstance(wanted, GenerateRequest):
-            if wanted.grammar is not None:
-                raise InvalidError(
-                    "this engine cannot bound outputs by a grammar", code="grammar_unsupported"
-                )
-            if wanted.sampling.max_tokens < 1:
-                raise InvalidError("max_tokens must be at least 1", param="sampling.max_tokens")
+        if isinstance(wanted, GenerateRequest) and wanted.sampling.max_tokens < 1:
+            raise InvalidError("max_tokens must be at least 1", param="sampling.max_tokens")
+
+    def _bind(self, reply: Reply, bound: OutputBound) -> None:
+        request = self._by_reply.get(reply)
+        if request is not None:
+            request.held = False
+            choice = self._jobs[request].choice
+            assert choice is not None
+            choice.bound = bound
 
     def _cancel(self, reply: Reply) -> None:
         request = self._by_reply.get(reply)
@@ -298,8 +310,7 @@ class StepLoop:
             self._compute(chunks)
             return
         logger.error("request %s failed in a step", chunk.request.request_id, exc_info=error)
-        self._batcher.stop(chunk.request)
-        self._answer(chunk.request, EngineError(f"the model failed on this request: {error}"))
+        self._fail(chunk.request, EngineError(f"the model failed on this request: {error}"))
 
     def _accept(self, chunks: Sequence[Chunk], logits: torch.Tensor) -> None:
         """The chunks' KV is computed: count, sample, and finish fills."""
@@ -328,19 +339,23 @@ class StepLoop:
         request, choice, output = job.request, job.choice, job.output
         assert choice is not None
         assert output is not None
+        context, sampling, bound = request.context, choice.sampling, choice.bound
         if token_id is None:
-            self._batcher.stop(request)
-            self._answer(request, EngineError("the model's output is not finite", code="engine_bad_output"))
+            self._fail(request, EngineError("the model's output is not finite", code="engine_bad_output"))
             return
-        if token_id in self._eos_ids:
+        if bound is not None and (error := bound.check(ends=token_id == COMPLETE)) is not None:
+            self._fail(request, error)
+            return
+        if token_id in self._eos_ids or token_id == COMPLETE:
             self._finish_output(job, "stop", "", ())
             return
-        context, sampling = request.context, choice.sampling
         context.tokens.append(token_id)
         choice.num_generated += 1
         self._num_decoded += 1
         text = output.push(token_id)
-        if output.stopped:
+        if bound is not None:
+            bound.push(token_id)
+        if output.stopped or (bound is not None and bound.is_complete):
             self._finish_output(job, "stop", text, (token_id,))
         elif choice.num_generated >= sampling.max_tokens or context.num_tokens >= self._context_tokens:
             self._finish_output(job, "length", text, (token_id,))
@@ -360,6 +375,10 @@ class StepLoop:
         request = job.request
         num_tokens = request.context.start + request.prompt_end
         self._answer(request, FillResult(num_tokens=num_tokens, num_prefilled=job.num_prefilled))
+
+    def _fail(self, request: Request, error: ParrotError) -> None:
+        self._batcher.stop(request)
+        self._answer(request, error)
 
     def _answer(self, request: Request, answer: Answer) -> None:
         """The request's last answer."""

@@ -97,6 +97,10 @@ class TorchTokenizer:
         """The ids that only markup can write."""
         return frozenset(self._special)
 
+    def to_json(self) -> str:
+        """The whole tokenizer in the form of `tokenizer.json`, with every added token."""
+        return str(self._markup.to_str())
+
     def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]:
         """The ids of `text` alone; see `ports.engine.Tokenizer`."""
         encoder = self._markup if markup else self._plain

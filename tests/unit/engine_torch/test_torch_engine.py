@@ -16,7 +16,6 @@ from parrot.engine.torch.runner import Runner
 from parrot.errors import EngineError, InvalidError, ParrotError
 from parrot.ports.engine import Evicted, Notice
 from parrot.types.ids import ContextId
-from parrot.types.sampling import Grammar
 
 POISON = 111
 Run = Any
@@ -241,15 +240,6 @@ async def test_ids_outside_the_vocabulary_are_refused(driver: Driver, token_id: 
     with pytest.raises(InvalidError):
         await driver.fill(1, [token_id])
     assert (await driver.fill(1, [5])).num_tokens == 1
-
-
-async def test_a_grammar_is_refused(driver: Driver) -> None:
-    request = driver.generate_request(1, [5], max_tokens=2)
-    fields = {name: getattr(request, name) for name in request.__dataclass_fields__}
-    bounded = type(request)(**{**fields, "grammar": Grammar(kind="regex", source="a+")})
-    with pytest.raises(InvalidError) as caught:
-        [chunk async for chunk in driver.engine.generate(bounded)]
-    assert caught.value.code == "grammar_unsupported"
 
 
 async def test_nothing_can_be_generated_from_an_empty_context(driver: Driver) -> None:

@@ -32,7 +32,7 @@ from parrot.ports.engine import (
     GenerateRequest,
 )
 from parrot.types.ids import ContextId, EngineId, RequestId
-from parrot.types.sampling import Sampling
+from parrot.types.sampling import Grammar, Sampling
 
 TEXT = (
     "The quick brown fox jumps over the lazy dog. A context is the state of a token prefix; contexts form a "
@@ -214,6 +214,7 @@ class Driver:
         token_ids: Sequence[int],
         parent: tuple[int, int] | None = None,
         priority: int = 0,
+        grammar: Grammar | None = None,
         **sampling: Any,
     ) -> GenerateRequest:
         return GenerateRequest(
@@ -223,6 +224,7 @@ class Driver:
             parent=None if parent is None else ref(*parent),
             priority=priority,
             sampling=Sampling(**sampling),
+            grammar=grammar,
         )
 
     async def fill(
@@ -240,9 +242,10 @@ class Driver:
         token_ids: Sequence[int],
         parent: tuple[int, int] | None = None,
         priority: int = 0,
+        grammar: Grammar | None = None,
         **sampling: Any,
     ) -> Generated:
-        request = self.generate_request(context_id, token_ids, parent, priority, **sampling)
+        request = self.generate_request(context_id, token_ids, parent, priority, grammar, **sampling)
         chunks = [chunk async for chunk in self.engine.generate(request)]
         end = chunks[-1].end
         assert end is not None
