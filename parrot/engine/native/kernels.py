@@ -84,8 +84,8 @@ class NativeKernels:
     ) -> None:
         """Rotate the query and key heads at the front of each row, in place.
 
-        `heads` is [rows, at least (query and key heads) · head_dim], `positions` [rows], int64. `norms` are the
-        weights ([head_dim] each) of root-mean-square norms over each query and key head before that.
+        `heads` is [rows, at least (query and key heads) · head_dim], `positions` [rows], int64. `norms` are
+        the weights ([head_dim] each) of root-mean-square norms over each query and key head before that.
         """
         head_dim = 2 * rotary.cosines.shape[1]
         assert heads.stride(1) == 1

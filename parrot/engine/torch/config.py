@@ -6,6 +6,7 @@ from typing import Literal
 from parrot.errors import ConfigError
 
 AttentionKind = Literal["reference", "per-request", "shared"]
+KernelsKind = Literal["auto", "native", "torch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,9 @@ class TorchConfig:
     attention: AttentionKind = "shared"
     """`reference` is the plain definition, for checks; `per-request` reads a shared prefix once for every
     request; `shared` reads it once for all requests of a step."""
+    kernels: KernelsKind = "auto"
+    """What computes on a CPU: `native`, the package's own kernels; `torch` alone; `auto`, the native ones
+    where they were built, else torch. What they do not know of a model is left to torch in any case."""
     seed: int = 0
     """Seeds the sampling of requests that give no seed of their own."""
 

@@ -10,6 +10,7 @@ blocks follow one another (the pool sees to it when it can) is read without copy
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -31,6 +32,15 @@ class KvShape:
         """Memory of one block: keys and values of all layers."""
         per_token = 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
         return per_token * self.block_tokens
+
+
+class SlotCache(Protocol):
+    """What a step's layout needs to know of a cache."""
+
+    @property
+    def scratch_slot(self) -> int:
+        """Where what must be written nowhere goes."""
+        ...
 
 
 class KvCache:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
+from parrot.engine.native.kernels import NativeKernels
+
 Linear = Callable[[torch.Tensor], torch.Tensor]
 """[rows, inputs] → [rows, outputs]."""
 
@@ -12,12 +14,17 @@ _PACKED_FOR_ROWS = 256
 """Rows for which oneDNN lays packed weights out; fewer rows do not lose by it, more gain."""
 
 
-def make_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+def make_linear(
+    weight: torch.Tensor, bias: torch.Tensor | None, kernels: NativeKernels | None = None
+) -> Linear:
     """A product with `weight` ([outputs, inputs]) plus `bias`.
 
-    On a CPU that multiplies bfloat16 matrices, the weights are packed once for oneDNN; `weight` is then not
-    kept. float32 gains nothing by it.
+    On a CPU that multiplies bfloat16 matrices, the weights are packed once, for `kernels` where these are
+    faster, else for oneDNN; `weight` is then not kept. float32 gains nothing by it.
     """
+    native = None if kernels is None else kernels.make_linear(weight, bias)
+    if native is not None:
+        return native
     if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and _packs_bfloat16():
         return _packed(weight, bias)
 

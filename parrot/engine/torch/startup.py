@@ -7,21 +7,22 @@ from pathlib import Path
 
 import torch
 
-from parrot.engine.torch.attention import Attention, ReferenceAttention
 from parrot.engine.torch.batcher import Batcher
 from parrot.engine.torch.config import TorchConfig
 from parrot.engine.torch.contexts import ContextTree
 from parrot.engine.torch.grammar import GrammarCompiler, TokenMasks
-from parrot.engine.torch.kv_cache import KvCache, KvShape
-from parrot.engine.torch.loader import WeightFiles, bad_model, hash_model
-from parrot.engine.torch.models.llama import LlamaModel
-from parrot.engine.torch.models.shape import ModelShape, read_shape
+from parrot.engine.torch.kv_cache import KvShape
+from parrot.engine.torch.loader import bad_model, hash_model
+from parrot.engine.torch.models.decoder import Decoder
+from parrot.engine.torch.models.placement import Placement
+from parrot.engine.torch.models.registry import choose_model
+from parrot.engine.torch.models.shape import ModelShape
+from parrot.engine.torch.paths import choose_attention, choose_kernels
 from parrot.engine.torch.runner import Runner
 from parrot.engine.torch.sampler import Sampler
 from parrot.engine.torch.step_loop import Report, StepLoop
 from parrot.engine.torch.timing import StepTimes
 from parrot.engine.torch.tokenizer import TorchTokenizer, load_tokenizer
-from parrot.engine.torch.tree_attention import TreeAttention
 from parrot.errors import ConfigError, EngineError
 from parrot.ports.engine import Capabilities, EngineInfo, Progress
 from parrot.types.ids import EngineId
@@ -41,7 +42,9 @@ class Parts:
     config: TorchConfig
     shape: ModelShape
     tokenizer: TorchTokenizer
-    model: LlamaModel
+    model: Decoder
+    path_words: str
+    """What computes, and why it is not what is usual; for people."""
     runner: Runner
     tree: ContextTree
     kv_shape: KvShape
@@ -70,7 +73,7 @@ class Parts:
             max_batch=config.max_batch,
             capabilities=Capabilities(structured_output=True),
             description=(
-                f"{self.shape.family} on torch {torch.__version__}, {config.attention} attention, "
+                f"{self.shape.family} on torch {torch.__version__}, {self.path_words}, "
                 f"{config.num_threads or torch.get_num_threads()} threads"
             ),
         )
@@ -128,20 +131,22 @@ def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> 
     model_dir = Path(config.model_dir)
     if not model_dir.is_dir():
         raise bad_model(model_dir, "is not a directory")
-    shape = read_shape(model_dir)
+    source = choose_model(model_dir)
     tokenizer = load_tokenizer(config.model_dir)
     device = _choose_device(config)
-    dtype = _choose_dtype(config, shape, device)
-    context_tokens = _choose_window(config, shape)
-    with WeightFiles(model_dir) as files:
-        model = LlamaModel(
-            files,
-            shape,
+    dtype = _choose_dtype(config, source.shape, device)
+    kernels, kernel_words = choose_kernels(config, dtype=dtype, device=device)
+    model = source.load(
+        Placement(
             dtype=dtype,
             device=device,
-            context_tokens=context_tokens,
+            kernels=kernels,
+            context_tokens=_choose_window(config, source.shape),
             on_progress=lambda fraction: progress("loading weights", fraction),
         )
+    )
+    shape = model.shape
+    context_tokens = _choose_window(config, shape)
     progress("allocating KV memory", None)
     kv_shape = KvShape(
         num_layers=shape.num_layers,
@@ -152,22 +157,31 @@ def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> 
     )
     num_blocks = _choose_num_blocks(config, kv_shape, context_tokens, device)
     tree = ContextTree(num_blocks, config.block_tokens)
-    cache = KvCache(kv_shape, num_blocks, device)
+    path = choose_attention(
+        config.attention,
+        model.attention,
+        kernels,
+        kv_shape=kv_shape,
+        num_blocks=num_blocks,
+        num_heads=shape.num_heads,
+        device=device,
+    )
     runner = Runner(
         model=model,
-        cache=cache,
+        cache=path.cache,
         tree=tree,
-        attention=_choose_attention(config, cache),
+        attention=path.attention,
         device=device,
         times=times,
     )
     progress("warming up", None)
-    runner.warm_up(min(_WARM_UP_TOKENS, context_tokens))
+    runner.warm_up(min(_WARM_UP_TOKENS, context_tokens, num_blocks * config.block_tokens))
     return Parts(
         config=config,
         shape=shape,
         tokenizer=tokenizer,
         model=model,
+        path_words=", ".join(filter(None, (_layer_words(source.why_not_fast), kernel_words, path.words))),
         runner=runner,
         tree=tree,
         kv_shape=kv_shape,
@@ -178,10 +192,8 @@ def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> 
     )
 
 
-def _choose_attention(config: TorchConfig, cache: KvCache) -> Attention:
-    if config.attention == "reference":
-        return ReferenceAttention(cache)
-    return TreeAttention(cache, shares=config.attention == "shared")
+def _layer_words(why_not_fast: str | None) -> str | None:
+    return None if why_not_fast is None else f"transformers' own layers ({why_not_fast})"
 
 
 def _choose_device(config: TorchConfig) -> torch.device:
