@@ -62,7 +62,7 @@ class CostModel:
     flops_per_s: float
     overhead_s: float
     kv_reads: KvReads = "once"
-    cached_share: float = 0.7
+    cached_share: float = 0.65
     """With `each`: the part of repeated reads that the device's cache serves."""
 
     def __post_init__(self) -> None:

@@ -1,0 +1,240 @@
+"""`parrot sim`: applications on simulated engines, the paper's figures, and traces of live sessions."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from parrot.cli.client import ServiceClient, service_option
+from parrot.cli.output import json_option, say, write_json, write_table
+from parrot.core.policies import POLICIES
+from parrot.errors import ConfigError
+from parrot.sim.comparison import Workload, summary
+from parrot.sim.cost import PRESETS
+from parrot.sim.cost_file import read_cost_file
+from parrot.sim.engine import SimulatedConfig
+from parrot.sim.figures import FIGURES
+from parrot.sim.paper import PaperResults, run_paper, write_results
+from parrot.sim.plots import check_plots, draw_paper
+from parrot.sim.simulation import SimulationConfig, simulate
+from parrot.sim.trace import Trace, read_trace, record, replay
+from parrot.sim.workloads import APPLICATIONS
+from parrot.wire.answers import GraphView
+
+RESULTS = Path("benchmarks/results")
+DEFAULT_PRESET = "a100-80g-13b"
+DEFAULT_POLICY = "app-centric" if "app-centric" in POLICIES else "longest-prefix"
+CLIENTS = click.Choice(["graph", "requests"])
+
+
+@click.group(invoke_without_command=True)
+@click.option("--app", type=click.Choice(list(APPLICATIONS)), help="An application of the paper.")
+@click.option("--trace", type=click.Path(path_type=Path, dir_okay=False), help="A recorded session.")
+@click.option("--engines", default=1, show_default=True, type=click.IntRange(1, 10_000), help="Engines.")
+@click.option(
+    "--preset",
+    default=DEFAULT_PRESET,
+    show_default=True,
+    type=click.Choice(list(PRESETS)),
+    help="Their costs.",
+)
+@click.option(
+    "--cost",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Their costs as `parrot bench engine --out` measured them, in place of a preset.",
+)
+@click.option("--kv-tokens", type=click.IntRange(16), help="Tokens of KV per engine; default: what fits.")
+@click.option(
+    "--max-batch", default=256, show_default=True, type=click.IntRange(1), help="Requests in a step."
+)
+@click.option("--policy", default=DEFAULT_POLICY, show_default=True, help="How calls are given to engines.")
+@click.option("--client", default="graph", show_default=True, type=CLIENTS, help="What a client sends.")
+@click.option("--against", help="A second policy to compare with.")
+@click.option("--against-client", default="requests", show_default=True, type=CLIENTS, help="Its client.")
+@click.option("--count", default=20, show_default=True, type=click.IntRange(1), help="Applications.")
+@click.option(
+    "--arrivals",
+    default="poisson",
+    show_default=True,
+    type=click.Choice(["poisson", "uniform", "burst", "closed"]),
+    help="How they come.",
+)
+@click.option(
+    "--rate", default=1.0, show_default=True, type=click.FloatRange(0, min_open=True), help="A second."
+)
+@click.option("--concurrent", type=click.IntRange(1), help="Applications at a time; needed for `closed`.")
+@click.option("--round-trip", default=0.244, show_default=True, type=click.FloatRange(0), help="Seconds.")
+@click.option("--seed", default=0, show_default=True, help="Another seed, other chance.")
+@json_option
+@click.pass_context
+def sim(ctx: click.Context, /, **options: Any) -> None:
+    """Run applications in virtual time, on the service's own code and simulated engines.
+
+    With --against, the same workload runs twice and the results stand side by side.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    if options["arrivals"] == "closed" and options["concurrent"] is None:
+        raise click.UsageError("--arrivals closed needs --concurrent")
+    workload = Workload(
+        app=options["app"],
+        application=replay(_load_trace(options["trace"])) if options["trace"] else None,
+        count=options["count"],
+        arrivals=options["arrivals"],
+        rate=options["rate"],
+        seed=options["seed"],
+    )
+    config = SimulationConfig(
+        engines=(_engine(options),) * options["engines"],
+        policy=options["policy"],
+        client=options["client"],
+        round_trip=options["round_trip"],
+        max_concurrent=options["concurrent"],
+        seed=options["seed"],
+    )
+    configs = [config]
+    if options["against"] is not None:
+        configs.append(replace(config, policy=options["against"], client=options["against_client"]))
+    results = [
+        {"policy": each.policy, "client": each.client, **summary(simulate(each, workload.jobs()))}
+        for each in configs
+    ]
+    if options["as_json"]:
+        write_json({"engines": options["engines"], "results": results, **_ratio(results)})
+    else:
+        _write_results(results)
+
+
+@sim.command()
+@click.option("--only", default="", help="Figures, by comma: 11a,13 or fair. Default: all.")
+@click.option(
+    "--out",
+    default=RESULTS,
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where sim-paper.json and the plots go.",
+)
+@click.option("--plots/--no-plots", default=True, show_default=True, help="Draw the figures.")
+@json_option
+def paper(*, only: str, out: Path, plots: bool, as_json: bool) -> None:
+    """Run figures 11 to 18 of the paper, each against its own base line."""
+    if plots:
+        check_plots()
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    results = run_paper(names, on_progress=lambda label, done: say(f"{done:4.0%}  {label}"))
+    write_results(results, out / "sim-paper.json")
+    if plots:
+        draw_paper(results, out)
+    if as_json:
+        write_json(results.to_json())
+    else:
+        _write_paper(results)
+    say(f"written to {out}")
+
+
+@sim.command("record")
+@click.argument("session_id")
+@service_option
+def record_session(service: ServiceClient, session_id: str) -> None:
+    """Print the trace of a session of a live service, to be replayed with --trace."""
+    trace = record(service.get(GraphView, f"/v1/sessions/{session_id}/graph"))
+    write_json(trace.to_json())
+
+
+def _engine(options: dict[str, Any]) -> SimulatedConfig:
+    if options["cost"] is not None:
+        measured = read_cost_file(options["cost"])
+        cost, tokens, name = measured.cost, measured.kv_tokens, measured.name
+    else:
+        preset = PRESETS[options["preset"]]
+        cost, tokens, name = preset.cost(), preset.kv_tokens(), preset.name
+    tokens = options["kv_tokens"] or tokens
+    return SimulatedConfig(
+        cost=cost, num_blocks=max(1, tokens // 16), max_batch=options["max_batch"], description=name
+    )
+
+
+def _load_trace(path: Path) -> Trace:
+    try:
+        return read_trace(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", param="trace") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}", param="trace") from None
+
+
+def _mean_jct(result: Mapping[str, Any]) -> float | None:
+    return None if result["jct_s"] is None else result["jct_s"]["mean"]
+
+
+def _ratio(results: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+    """How many times sooner applications end in the first run than in the second, on average."""
+    means = [_mean_jct(result) for result in results]
+    if len(means) < 2 or means[0] is None or means[1] is None:
+        return {}
+    return {"speedup": means[1] / means[0]}
+
+
+def _write_results(results: Sequence[Mapping[str, Any]]) -> None:
+    write_table(
+        [
+            "POLICY",
+            "CLIENT",
+            "MEAN JCT",
+            "P50",
+            "P99",
+            "S/TOKEN",
+            "TOKENS/S",
+            "PREFILLED",
+            "HIT RATE",
+            "ERRORS",
+        ],
+        [
+            (
+                result["policy"],
+                result["client"],
+                *((result["jct_s"] or {}).get(name) for name in ("mean", "p50", "p99")),
+                result["normalised_latency_s"],
+                result["output_tokens_per_s"],
+                result["prefilled_tokens"],
+                result["prefix_hit_rate"],
+                sum(result["errors"].values()),
+            )
+            for result in results
+        ],
+    )
+    for name, value in _ratio(results).items():
+        click.echo(f"{name}: {value:.2f}")
+
+
+def _write_paper(results: PaperResults) -> None:
+    not_yet = {figure.figure_id: figure for figure in results.not_yet}
+    rows: list[tuple[object, ...]] = []
+    for figure in FIGURES:
+        if figure.figure_id in not_yet:
+            rows.append((figure.figure_id, figure.title, None, None, None, f"not yet: needs {figure.needs}"))
+        rows.extend(
+            (
+                row.figure,
+                f"{figure.varies} {row.point:g}",
+                row.against,
+                row.paper,
+                row.ours,
+                "" if row.agrees is None else "yes" if row.agrees else "no",
+            )
+            for row in results.rows
+            if row.figure == figure.figure_id
+        )
+    write_table(["FIGURE", "AT", "AGAINST", "PAPER", "OURS", "WITHIN 20 %"], rows)
+    if results.fair:
+        click.echo()
+        write_table(
+            ["FAIR SET", "ROUND TRIP", "AGAINST", "OURS", "SECONDS", "THEIRS"],
+            [
+                (row.app, row.round_trip_s, row.against, row.ratio, row.ours_value, row.against_value)
+                for row in results.fair
+            ],
+        )
