@@ -56,6 +56,7 @@ COMMANDS = {
     "engines": ("parrot.cli.inspect:engines", "List engines and their load."),
     "models": ("parrot.cli.models:models", "Make and list model directories."),
     "bench": ("parrot.cli.bench:bench", "Measure the engine on this machine."),
+    "sim": ("parrot.cli.sim:sim", "Simulate applications, policies and the paper's figures."),
     "doctor": ("parrot.cli.doctor:doctor", "Check this machine and installation."),
     "config": ("parrot.cli.config:config", "Show settings and where they come from."),
     "completion": ("parrot.cli.completion:completion", "Print a shell's completion script."),
