@@ -7,23 +7,22 @@ from pathlib import Path
 
 import torch
 
-from parrot.engine.torch.attention import Attention, ReferenceAttention
 from parrot.engine.torch.batcher import Batcher
 from parrot.engine.torch.config import TorchConfig
 from parrot.engine.torch.contexts import ContextTree
 from parrot.engine.torch.grammar import GrammarCompiler, TokenMasks
-from parrot.engine.torch.kv_cache import KvCache, KvShape
+from parrot.engine.torch.kv_cache import KvShape
 from parrot.engine.torch.loader import bad_model, hash_model
-from parrot.engine.torch.models.decoder import AttentionTraits, Decoder
+from parrot.engine.torch.models.decoder import Decoder
 from parrot.engine.torch.models.placement import Placement
 from parrot.engine.torch.models.registry import choose_model
 from parrot.engine.torch.models.shape import ModelShape
+from parrot.engine.torch.paths import choose_attention, choose_kernels
 from parrot.engine.torch.runner import Runner
 from parrot.engine.torch.sampler import Sampler
 from parrot.engine.torch.step_loop import Report, StepLoop
 from parrot.engine.torch.timing import StepTimes
 from parrot.engine.torch.tokenizer import TorchTokenizer, load_tokenizer
-from parrot.engine.torch.tree_attention import TreeAttention
 from parrot.errors import ConfigError, EngineError
 from parrot.ports.engine import Capabilities, EngineInfo, Progress
 from parrot.types.ids import EngineId
@@ -44,8 +43,8 @@ class Parts:
     shape: ModelShape
     tokenizer: TorchTokenizer
     model: Decoder
-    why_not_fast: str | None
-    """Why the model runs through `transformers`; None: it does not."""
+    path_words: str
+    """What computes, and why it is not what is usual; for people."""
     runner: Runner
     tree: ContextTree
     kv_shape: KvShape
@@ -74,21 +73,10 @@ class Parts:
             max_batch=config.max_batch,
             capabilities=Capabilities(structured_output=True),
             description=(
-                f"{self.shape.family} on torch {torch.__version__}, {self._attention_words()}, "
+                f"{self.shape.family} on torch {torch.__version__}, {self.path_words}, "
                 f"{config.num_threads or torch.get_num_threads()} threads"
             ),
         )
-
-    def _attention_words(self) -> str:
-        """What runs, and why it is not what is usual."""
-        words = f"{self.config.attention} attention"
-        if _needs_reference(self.model.attention):
-            words = "reference attention (the model caps its scores or has sinks)"
-        if self.model.attention.windows:
-            words += " in windows"
-        if self.why_not_fast is not None:
-            words = f"transformers' own layers ({self.why_not_fast}), {words}"
-        return words
 
     def grammar_compiler(self) -> GrammarCompiler:
         """What makes bounds for this model's outputs."""
@@ -147,10 +135,12 @@ def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> 
     tokenizer = load_tokenizer(config.model_dir)
     device = _choose_device(config)
     dtype = _choose_dtype(config, source.shape, device)
+    kernels, kernel_words = choose_kernels(config, dtype=dtype, device=device)
     model = source.load(
         Placement(
             dtype=dtype,
             device=device,
+            kernels=kernels,
             context_tokens=_choose_window(config, source.shape),
             on_progress=lambda fraction: progress("loading weights", fraction),
         )
@@ -167,23 +157,31 @@ def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> 
     )
     num_blocks = _choose_num_blocks(config, kv_shape, context_tokens, device)
     tree = ContextTree(num_blocks, config.block_tokens)
-    cache = KvCache(kv_shape, num_blocks, device)
+    path = choose_attention(
+        config.attention,
+        model.attention,
+        kernels,
+        kv_shape=kv_shape,
+        num_blocks=num_blocks,
+        num_heads=shape.num_heads,
+        device=device,
+    )
     runner = Runner(
         model=model,
-        cache=cache,
+        cache=path.cache,
         tree=tree,
-        attention=_choose_attention(config, cache, model.attention),
+        attention=path.attention,
         device=device,
         times=times,
     )
     progress("warming up", None)
-    runner.warm_up(min(_WARM_UP_TOKENS, context_tokens))
+    runner.warm_up(min(_WARM_UP_TOKENS, context_tokens, num_blocks * config.block_tokens))
     return Parts(
         config=config,
         shape=shape,
         tokenizer=tokenizer,
         model=model,
-        why_not_fast=source.why_not_fast,
+        path_words=", ".join(filter(None, (_layer_words(source.why_not_fast), kernel_words, path.words))),
         runner=runner,
         tree=tree,
         kv_shape=kv_shape,
@@ -194,14 +192,8 @@ def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> 
     )
 
 
-def _choose_attention(config: TorchConfig, cache: KvCache, traits: AttentionTraits) -> Attention:
-    if config.attention == "reference" or _needs_reference(traits):
-        return ReferenceAttention(cache, traits)
-    return TreeAttention(cache, traits, shares=config.attention == "shared")
-
-
-def _needs_reference(traits: AttentionTraits) -> bool:
-    return traits.softcap is not None or bool(traits.sinks)
+def _layer_words(why_not_fast: str | None) -> str | None:
+    return None if why_not_fast is None else f"transformers' own layers ({why_not_fast})"
 
 
 def _choose_device(config: TorchConfig) -> torch.device:
