@@ -138,6 +138,49 @@ def write_prompt(
     return prompt
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leading:
+    """As much of a prompt as can be written while inputs are missing: what comes before the first of them."""
+
+    token_ids: tuple[int, ...]
+    key: PrefixKey
+    """The key of all of it."""
+    keys: tuple[PrefixKey, ...]
+    lengths: tuple[int, ...]
+    missing: VariableId | None
+    """The input that comes next; None when an output does."""
+
+
+def write_leading(
+    program: Program,
+    model: Model,
+    values: Callable[[VariableId], Variable],
+    *,
+    tenant_id: TenantId,
+    salt: str,
+    cache: TokenCache,
+) -> Leading:
+    """The beginning of a prompt, up to the first input that is pending; arguments as of `write_prompt`."""
+    key = root_key(salt=salt, tenant_id=tenant_id, model_hash=model.model_hash, add_bos=program.add_bos)
+    token_ids = list(model.tokenizer.bos_ids) if program.add_bos else []
+    keys: list[PrefixKey] = []
+    lengths: list[int] = []
+    missing: VariableId | None = None
+    for segment in program.segments:
+        if isinstance(segment, OutputSegment):
+            break
+        if isinstance(segment, InputSegment) and values(segment.variable_id).state != "ready":
+            missing = segment.variable_id
+            break
+        more, key = _segment_tokens(segment, key, model, values, cache)
+        token_ids.extend(more)
+        keys.append(key)
+        lengths.append(len(token_ids))
+    return Leading(
+        token_ids=tuple(token_ids), key=key, keys=tuple(keys), lengths=tuple(lengths), missing=missing
+    )
+
+
 def check_window(prompt: Prompt, model: Model) -> None:
     """Refuse a prompt that cannot fit into the model's window together with its outputs; never cut it
     silently.

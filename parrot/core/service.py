@@ -132,6 +132,7 @@ class Service:
             await asyncio.gather(main, return_exceptions=True)
         await self._unbroken.join()
         self._journal.close_feeds()
+        self._runtime.ahead.close()
         await self._fleet.close()
         await self._store.close()
 
@@ -139,6 +140,7 @@ class Service:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._journal.run(), name="journal")
             group.create_task(self._dispatcher.run(), name="dispatcher")
+            group.create_task(self._runtime.ahead.run(), name="ahead")
             group.create_task(self._keeper.run(), name="keeper")
             for member in self._fleet.members.values():
                 group.create_task(self._fleet.supervise(member), name=f"engine {member.engine_id}")
@@ -222,8 +224,12 @@ class Service:
             self._keeper.check_alive(session)
             ready = session.graph.put(event.variable_id, event.name, event.value)
             self._runtime.bells.ring(event.variable_id)
+            variable = session.graph.variables[event.variable_id]
+            session.analysis.resolved(variable.variable_id)
+            self._dispatcher.touch(session)
             self._dispatcher.make_ready(session, ready)
-            return variable_view(session, session.graph.variables[event.variable_id])
+            self._dispatcher.fill_ahead(session, variable.consumers)
+            return variable_view(session, variable)
 
     async def get_variable(
         self,
@@ -384,6 +390,8 @@ class Service:
     def _state_objective(self, session: Session, variable: Variable, objective: Objective | None) -> None:
         if objective is not None and variable.objective != objective and variable.state == "pending":
             variable.objective = objective
+            session.analysis.stated(variable.variable_id, objective)
+            self._dispatcher.touch(session)
             self._journal.record(
                 [
                     ObjectiveStated(

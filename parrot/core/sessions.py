@@ -5,13 +5,16 @@ this.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from parrot.core.analysis.application import ApplicationAnalysis
+from parrot.core.estimates import CallShape, FunctionKey, OutputLengths, OutputShape, shape_of, text_tokens
 from parrot.core.graph import ApplicationGraph
 from parrot.core.prompts import Prompt
 from parrot.types.events import Failure
 from parrot.types.ids import CallId, EngineId, SessionId, TenantId, VariableId
-from parrot.types.objective import Objective
+from parrot.types.objective import CallObjective, Objective
 from parrot.types.program import Program
-from parrot.wire.requests import CallSpec
+from parrot.types.sampling import Sampling
+from parrot.wire.requests import CallSpec, OutputParameter
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,6 +42,10 @@ class CallRecord:
     num_prompt_tokens: int = 0
     num_shared_tokens: int = 0
     num_output_tokens: int = 0
+    num_ahead_tokens: int = 0
+    """Of the shared tokens, those that were filled while the call waited for its inputs."""
+    objective: CallObjective | None = None
+    """What it was placed under."""
     failure: Failure | None = None
 
 
@@ -65,6 +72,8 @@ class Session:
     graph: ApplicationGraph
     touched_at: float
     """Wall clock, seconds: the last time its owner did something with it."""
+    analysis: ApplicationAnalysis = field(init=False)
+    """What is deduced from the graph; told of every change of it, afterwards."""
     num_readers: int = 0
     """Long polls and streams that are under way."""
     deadline_passed: bool = False
@@ -95,6 +104,38 @@ class Session:
     def label(self, variable_id: VariableId) -> str:
         """A variable's name if it has one, else its id."""
         return self.graph.variables[variable_id].name or variable_id
+
+
+def analyse(session: Session, lengths: OutputLengths) -> None:
+    """Begin to analyse a session's graph, as it stands now."""
+    session.analysis = ApplicationAnalysis(
+        session.graph,
+        shape=lambda call_id: _call_shape(session, call_id),
+        lengths=lengths,
+        objective=session.objective,
+        deadline_at_s=session.deadline_at,
+    )
+
+
+def _call_shape(session: Session, call_id: CallId) -> CallShape:
+    """What a call's work depends on; a guess from its specification while it has not been lowered."""
+    record = session.records[call_id]
+    if record.program is not None:
+        return shape_of(record.program, tenant_id=session.tenant_id)
+    call, spec = session.graph.calls[call_id], record.spec
+    text = spec.template or "".join(message.content for message in spec.messages or ())
+    outputs = []
+    for placeholder, variable_id in call.outputs.items():
+        parameter = spec.parameters[placeholder]
+        assert isinstance(parameter, OutputParameter), "outputs are bound to output parameters"
+        sampling = Sampling(max_tokens=parameter.output.sampling.max_tokens)
+        function = FunctionKey(f"{session.tenant_id}/{placeholder}/{text}".encode())
+        outputs.append(OutputShape(variable_id=variable_id, function=function, sampling=sampling))
+    return CallShape(
+        constant_tokens=text_tokens(text),
+        inputs=dict.fromkeys(call.inputs.values(), 1),
+        outputs=tuple(outputs),
+    )
 
 
 def deadline_failure(session: Session) -> Failure:

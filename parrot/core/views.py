@@ -96,22 +96,24 @@ def engine_view(member: Member) -> EngineView | None:
 
 
 def _call_node(session: Session, call: Call, record: CallRecord) -> CallNode:
-    stated = [session.graph.variables[variable_id].objective for variable_id in call.outputs.values()]
-    objective = next((o for o in stated if o is not None), session.objective or DEFAULT_OBJECTIVE)
+    objective = session.analysis.objective(call.call_id) or record.objective
     return CallNode(
         call_id=call.call_id,
         name=call.name,
         model=record.model,
         state=call.state,
         stage=call.stage,
-        objective=objective,
-        task_group=None,
-        why=record.why,
+        objective=objective.objective if objective else session.objective or DEFAULT_OBJECTIVE,
+        task_group=objective.task_group if objective else None,
+        why="; ".join(reason for reason in (objective.why if objective else "", record.why) if reason),
         engine_id=record.engine_id,
         attempt=record.attempt,
         times=_times(session, record),
         tokens=Tokens(
-            prompt=record.num_prompt_tokens, shared=record.num_shared_tokens, output=record.num_output_tokens
+            prompt=record.num_prompt_tokens,
+            shared=record.num_shared_tokens,
+            ahead=record.num_ahead_tokens,
+            output=record.num_output_tokens,
         ),
         inputs=dict(call.inputs),
         outputs=dict(call.outputs),

@@ -115,6 +115,8 @@ class Tokens(Answer):
     """Tokens before and between its outputs."""
     shared: int = 0
     """Of these, taken from a context that was there."""
+    ahead: int = 0
+    """Of the shared ones, filled for this or a like call while its inputs were being made."""
     output: int = 0
 
 

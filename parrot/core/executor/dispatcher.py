@@ -4,17 +4,17 @@ import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 
-from parrot.core.executor.fleet import Member
+from parrot.core.executor.fleet import Member, Share
 from parrot.core.executor.runner import Attempt, Resolved
 from parrot.core.executor.runtime import Runtime
+from parrot.core.executor.waiting import GroupHomes, Ready, WaitingRoom
 from parrot.core.graph import Spread
 from parrot.core.lowering import check_call, lower
-from parrot.core.policies import POLICIES
+from parrot.core.policies import make_policy
 from parrot.core.prompts import Model, Prompt, write_prompt
-from parrot.core.scheduler import Placement, ReadyCall, Snapshot
+from parrot.core.scheduler import Placement, Snapshot
 from parrot.core.sessions import CallRecord, Session
 from parrot.errors import CallError, EngineError, ParrotError, RequestError
 from parrot.ports.engine import Engine
@@ -28,7 +28,7 @@ from parrot.types.events import (
     VariableFailed,
     VariableReady,
 )
-from parrot.types.ids import CallId, VariableId
+from parrot.types.ids import CallId, SessionId, VariableId
 from parrot.types.program import Program
 from parrot.wire.errors import to_failure
 
@@ -40,14 +40,6 @@ MAX_BAD_OUTPUTS = 2
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ready:
-    session: Session
-    record: CallRecord
-    model: Model
-    arrival: int
-
-
 class Dispatcher:
     """The executor's heart. `run` works until it is cancelled; everything else only leaves it something to
     do.
@@ -55,12 +47,17 @@ class Dispatcher:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._schedule = POLICIES[runtime.config.policy]
+        config = runtime.config
+        self._schedule = make_policy(config.policy, config.without)
         self._new: dict[CallId, tuple[Session, CallRecord]] = {}
-        self._ready: dict[CallId, _Ready] = {}
+        self._ready = WaitingRoom(
+            fair=config.policy == "app-centric" and config.has("fairness"), share=config.has("sharing")
+        )
+        self._stale: dict[SessionId, Session] = {}
+        """Sessions in which something changed that objectives follow from."""
+        self._homes = GroupHomes()
         self._running: dict[CallId, asyncio.Task[None]] = {}
         self._preparing: dict[CallId, asyncio.Task[None]] = {}
-        self._arrivals = 0
         self.active: dict[CallId, tuple[Session, CallRecord]] = {}
         """Calls with all their inputs that have not ended, oldest first."""
         self._idle = asyncio.Event()
@@ -146,6 +143,7 @@ class Dispatcher:
             producer = session.graph.variables[variable_id].producer
             attempt = session.records[producer].attempt if producer else 0
             session.uncommitted.add(variable_id)
+            session.analysis.resolved(variable_id)
             events.append(
                 VariableFailed(
                     session_id=session.session_id,
@@ -170,10 +168,12 @@ class Dispatcher:
         for call_id in session.graph.calls:
             self._stop(call_id)
             self.active.pop(call_id, None)
+        self._stale.pop(session.session_id, None)
+        self._ready.forget(session)
 
     def _stop(self, call_id: CallId) -> None:
         self._new.pop(call_id, None)
-        self._ready.pop(call_id, None)
+        self._ready.remove(call_id)
         for tasks in (self._preparing, self._running):
             task = tasks.get(call_id)
             if task is not None and task is not asyncio.current_task():
@@ -189,7 +189,7 @@ class Dispatcher:
                 continue
             del self._new[call_id]
             if record.prompt is not None:
-                self._enqueue(session, record, model)
+                self._enqueue(session, record, model, record.prompt)
                 continue
             num_chars += self._num_chars(session, call_id)
             if num_chars > LONG_TEXT_CHARS:
@@ -236,7 +236,7 @@ class Dispatcher:
     ) -> None:
         record.program, record.prompt = written
         record.num_prompt_tokens = record.prompt.num_tokens
-        self._enqueue(session, record, model)
+        self._enqueue(session, record, model, record.prompt)
 
     @contextmanager
     def _blaming(self, session: Session, record: CallRecord) -> Iterator[None]:
@@ -261,25 +261,43 @@ class Dispatcher:
         template = spec.template or "".join(message.content for message in spec.messages or ())
         return len(template) + sum(len(variables[v].value or "") for v in call.inputs.values())
 
-    def _enqueue(self, session: Session, record: CallRecord, model: Model) -> None:
-        self._arrivals += 1
-        self._ready[record.call_id] = _Ready(
-            session=session, record=record, model=model, arrival=self._arrivals
-        )
+    def _enqueue(self, session: Session, record: CallRecord, model: Model, prompt: Prompt) -> None:
+        session.analysis.refresh(record.call_id)
+        session.analysis.measured(record.call_id, prompt.num_tokens)
+        self._ready.add(session, record, model, prompt, now_s=self._runtime.clock.wall_s())
 
     # ── placing ─────────────────────────────────────────────────────────────────────────────────────────────
 
+    def touch(self, session: Session) -> None:
+        """Something changed that objectives follow from: those of waiting calls are looked at in the next
+        round.
+        """
+        self._stale[session.session_id] = session
+
+    def fill_ahead(self, session: Session, call_ids: Iterable[CallId]) -> None:
+        """Have what is certain of the prompts of waiting calls filled, if there is room."""
+        for call_id in call_ids:
+            if session.graph.calls[call_id].state == "waiting":
+                self._runtime.ahead.consider(session, session.records[call_id])
+
     def _place_ready(self, group: asyncio.TaskGroup) -> None:
+        now = self._runtime.clock.wall_s()
+        while self._stale:
+            self._ready.refresh(self._stale.popitem()[1], now_s=now)
         if not self._ready:
             return
-        ready = [_ready_call(entry) for entry in self._ready.values()]
         fleet = self._runtime.fleet
-        snapshot = Snapshot(ready=ready, engines=tuple(fleet.up()), index=fleet.index)
+        snapshot = Snapshot(
+            ready=self._ready.order(),
+            engines=tuple(fleet.up()),
+            index=fleet.index,
+            latency_target_s=self._runtime.config.latency_target_s,
+            group_homes=self._homes.engines,
+        )
         for placement in self._schedule(snapshot).placements:
-            entry = self._ready.pop(placement.call_id)
-            self._start(group, entry, placement)
+            self._start(group, self._ready.take(placement.call_id), placement)
 
-    def _start(self, group: asyncio.TaskGroup, entry: _Ready, placement: Placement) -> None:
+    def _start(self, group: asyncio.TaskGroup, entry: Ready, placement: Placement) -> None:
         session, record = entry.session, entry.record
         member = self._runtime.fleet.members[placement.engine_id]
         now = self._runtime.clock.wall_s()
@@ -300,27 +318,42 @@ class Dispatcher:
                 )
             ]
         )
-        member.num_calls += 1
+        share = Share.of(entry.seen, placement.num_shared_tokens)
+        member.take(share)
+        self._homes.enter(entry.seen.objective.task_group, placement.engine_id)
         self._idle.clear()
-        task = group.create_task(self._drive(session, record, entry.model, member), name=record.call_id)
+        task = group.create_task(
+            self._drive(session, record, entry.model, member, share), name=record.call_id
+        )
         self._running[record.call_id] = task
-        task.add_done_callback(partial(self._ended, record.call_id, member))
+        task.add_done_callback(partial(self._ended, entry, member, share))
 
-    def _ended(self, call_id: CallId, member: Member, task: asyncio.Task[None]) -> None:
-        member.num_calls -= 1
+    def _ended(self, entry: Ready, member: Member, share: Share, task: asyncio.Task[None]) -> None:
+        call_id, record = entry.record.call_id, entry.record
+        member.give_back(share)
+        self._homes.leave(entry.seen.objective.task_group)
+        self._ready.finish(
+            call_id,
+            prompt_tokens=max(0, record.num_prompt_tokens - record.num_shared_tokens),
+            output_tokens=record.num_output_tokens,
+        )
         if self._running.get(call_id) is task:
             del self._running[call_id]
         if not self._running:
             self._idle.set()
+        if self._ready:
+            self._runtime.fleet.wake_scheduler.set()
 
     # ── driving ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _drive(self, session: Session, record: CallRecord, model: Model, member: Member) -> None:
+    async def _drive(
+        self, session: Session, record: CallRecord, model: Model, member: Member, share: Share
+    ) -> None:
         """Run one attempt to its end. What goes wrong in it stays in it."""
         engine = member.engine
         with self._blaming(session, record):
             try:
-                await self._attempt(session, record, model, member, engine)
+                await self._attempt(session, record, model, member, engine, share)
             except EngineError as error:
                 if engine is not None and error.code == "engine_lost":
                     self._runtime.fleet.note_lost(member, engine)
@@ -330,7 +363,13 @@ class Dispatcher:
                     self._runtime.journal.record([self._finish(session, record)])
 
     async def _attempt(
-        self, session: Session, record: CallRecord, model: Model, member: Member, engine: Engine | None
+        self,
+        session: Session,
+        record: CallRecord,
+        model: Model,
+        member: Member,
+        engine: Engine | None,
+        share: Share,
     ) -> None:
         if engine is None or record.prompt is None:
             message = f"engine {member.engine_id} went away before the call was sent"
@@ -344,6 +383,7 @@ class Dispatcher:
             member=member,
             engine=engine,
             resolve=lambda resolved: self._resolve(session, record, model, resolved),
+            on_first_token=lambda: member.filled(share),
         )
         await attempt.run()
 
@@ -375,8 +415,11 @@ class Dispatcher:
         if all(session.graph.variables[output].state == "ready" for output in call.outputs.values()):
             # In one commit with the last value, so that whoever reads the value finds the call done.
             events.append(self._finish(session, record))
+        session.analysis.resolved(resolved.variable_id, num_generated=resolved.num_tokens)
+        self.touch(session)
         self._runtime.journal.record(events)
         self.make_ready(session, ready)
+        self.fill_ahead(session, session.graph.variables[resolved.variable_id].consumers)
 
     def _engine_failed(self, session: Session, record: CallRecord, error: EngineError) -> None:
         """Try again what is not the call's fault; stop a call that brings engines down."""
@@ -425,6 +468,8 @@ class Dispatcher:
     ) -> CallFinished:
         record.done_at = now
         record.prompt = None
+        session.analysis.ended(record.call_id)
+        self.touch(session)
         self.active.pop(record.call_id, None)
         counters = self._runtime.counters
         counters[f"calls_{outcome}"] += 1
@@ -442,19 +487,6 @@ class Dispatcher:
             wall_s=now,
             failure=record.failure,
         )
-
-
-def _ready_call(entry: _Ready) -> ReadyCall:
-    prompt = entry.record.prompt
-    if prompt is None:
-        raise ValueError("a ready call has a prompt")
-    return ReadyCall(
-        call_id=entry.record.call_id,
-        model=entry.model.name,
-        keys=prompt.keys,
-        lengths=prompt.lengths,
-        num_prompt_tokens=prompt.num_tokens,
-    )
 
 
 def _first_failure(session: Session, call_id: CallId) -> Failure | None:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from parrot.core.cost_model import PaceEstimate, Work
 from parrot.core.executor.bells import Bells
 from parrot.core.prefixes import PrefixIndex
 from parrot.core.prompts import Model
-from parrot.core.scheduler import EngineState
+from parrot.core.scheduler import EngineState, ReadyCall
 from parrot.core.service_config import ServiceConfig
 from parrot.errors import ConfigError, EngineError, ParrotError
 from parrot.ports.clock import Clock
@@ -20,6 +21,25 @@ logger = logging.getLogger(__name__)
 
 EngineStatus = Literal["up", "starting", "lost"]
 OnProgress = Callable[[EngineId, str, float | None], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class Share:
+    """What one call takes of an engine while it runs there."""
+
+    num_tokens: int
+    num_unfilled_tokens: int
+    latency: bool
+
+    @classmethod
+    def of(cls, call: ReadyCall, num_shared_tokens: int) -> "Share":
+        """The share of a call of whose prompt so much is there already."""
+        unfilled = max(0, call.num_prompt_tokens - num_shared_tokens)
+        return cls(
+            num_tokens=unfilled + call.num_output_tokens,
+            num_unfilled_tokens=unfilled,
+            latency=call.wants_small_batches,
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,7 +56,49 @@ class Member:
     num_starts: int = 0
     num_calls: int = 0
     """Calls placed on it that have not ended."""
+    num_latency_calls: int = 0
+    """Of these, the ones that want small batches."""
+    num_tokens: int = 0
+    """Tokens that its calls will hold, shared prefixes counted once, about."""
+    num_unfilled_tokens: int = 0
+    """Prompt tokens of its calls that are still to be computed, about."""
+    pace: PaceEstimate = field(default_factory=PaceEstimate)
+    told_at_s: float = 0.0
+    """Service clock: when it last told its load."""
     next_context: int = 0
+
+    def take(self, share: Share) -> None:
+        """A call is placed on it."""
+        self.num_calls += 1
+        self.num_latency_calls += share.latency
+        self.num_tokens += share.num_tokens
+        self.num_unfilled_tokens += share.num_unfilled_tokens
+
+    def filled(self, share: Share) -> None:
+        """A call's prompt is computed."""
+        self.num_unfilled_tokens -= share.num_unfilled_tokens
+        share.num_unfilled_tokens = 0
+
+    def give_back(self, share: Share) -> None:
+        """A call has ended on it."""
+        self.filled(share)
+        self.num_calls -= 1
+        self.num_latency_calls -= share.latency
+        self.num_tokens -= share.num_tokens
+
+    def tell(self, load: EngineLoad, now_s: float) -> None:
+        """It told its load; from two in a row between which it worked all the time, its pace is learnt."""
+        before = self.load
+        if before.num_running and load.num_running and load.num_steps > before.num_steps:
+            self.pace.observe(
+                Work(
+                    busy_s=now_s - self.told_at_s,
+                    num_steps=load.num_steps - before.num_steps,
+                    num_prefilled_tokens=load.num_prefilled_tokens - before.num_prefilled_tokens,
+                    num_decoded_tokens=load.num_decoded_tokens - before.num_decoded_tokens,
+                )
+            )
+        self.load, self.told_at_s = load, now_s
 
     def new_context(self) -> ContextId:
         """A context number that this engine has not seen."""
@@ -76,8 +138,13 @@ class Fleet:
                 yield EngineState(
                     engine_id=member.engine_id,
                     model=member.info.model,
-                    num_calls=member.num_calls,
                     max_batch=member.info.max_batch,
+                    num_calls=member.num_calls,
+                    num_latency_calls=member.num_latency_calls,
+                    num_tokens=member.num_tokens,
+                    num_unfilled_tokens=member.num_unfilled_tokens,
+                    capacity_tokens=member.info.num_blocks * member.info.block_tokens,
+                    pace=member.pace.pace,
                 )
 
     def is_up(self, model: str) -> bool:
@@ -155,7 +222,7 @@ class Fleet:
                     for context_id in context_ids:
                         self.index.drop(member.engine_id, context_id)
                 case LoadChanged(load=load):
-                    member.load = load
+                    member.tell(load, self._clock.now_s())
                 case Lost(reason=reason):
                     await engine.close()
                     raise EngineError(f"engine {member.engine_id} was lost: {reason}", code="engine_lost")

@@ -10,7 +10,7 @@ from parrot.core.executor.dispatcher import Dispatcher
 from parrot.core.executor.runtime import Runtime
 from parrot.core.executor.streams import forget_live
 from parrot.core.recovery import new_session, rebuild
-from parrot.core.sessions import Session, deadline_failure
+from parrot.core.sessions import Session, analyse, deadline_failure
 from parrot.errors import GoneError, NotFoundError, OverLimitError, StoreError
 from parrot.ports.store import Appended, Store
 from parrot.types.events import (
@@ -67,6 +67,7 @@ class Keeper:
             self._leave(event.tenant_id)
             raise
         session = new_session(event, self._runtime.limits)
+        analyse(session, self._runtime.lengths)
         self.sessions[session.session_id] = session
         self._runtime.counters["sessions_opened"] += 1
         if session.deadline_at is not None:
@@ -108,6 +109,7 @@ class Keeper:
         """Rebuild every open session, and have its unfinished calls run."""
         async for log in self._store.load_open():
             session, ready = rebuild(log, self._runtime.limits)
+            analyse(session, self._runtime.lengths)
             # Reading leaves no trace in the log, so nobody can say how long it was idle.
             session.touched_at = self._runtime.clock.wall_s()
             self.sessions[session.session_id] = session

@@ -63,6 +63,7 @@ class Attempt:
         member: Member,
         engine: Engine,
         resolve: Callable[[Resolved], None],
+        on_first_token: Callable[[], None],
     ) -> None:
         self._runtime = runtime
         self._index = runtime.fleet.index
@@ -73,6 +74,10 @@ class Attempt:
         self._member = member
         self._engine = engine
         self._resolve = resolve
+        self._on_first_token = on_first_token
+        self._priority = 0 if record.objective is None or record.objective.objective == "latency" else 1
+        self._keys = prompt.keys if runtime.config.has("sharing") else ()
+        self._lengths = prompt.lengths if runtime.config.has("sharing") else ()
         self._number = record.attempt
         self._contexts: list[ContextId] = []
         self._num_requests = 0
@@ -88,6 +93,8 @@ class Attempt:
             await self._run_parts()
             complete = True
         finally:
+            for part in self._prompt.parts:
+                self._runtime.ahead.end(part.output.variable_id, exact=False)
             await self._free(retain=complete)
 
     async def _run_parts(self) -> None:
@@ -127,12 +134,14 @@ class Attempt:
         if parent is not None:
             return await self._request(part, self._new_context(), token_ids, parent)
         for _ in range(MAX_FORK_TRIES):
-            match = self._index.longest(self._member.engine_id, self._prompt.keys)
+            match = self._index.longest(self._member.engine_id, self._keys)
             shared = match.ref.num_tokens if match else 0
             context_id = self._new_context()
-            for key, length in zip(self._prompt.keys, self._prompt.lengths, strict=True):
+            for key, length in zip(self._keys, self._lengths, strict=True):
                 self._note_prefix(key, context_id, length)
             self._record.num_shared_tokens = shared
+            ahead = self._runtime.ahead.num_ahead(self._member.engine_id, match.ref) if match else 0
+            self._record.num_ahead_tokens = ahead
             try:
                 return await self._request(part, context_id, token_ids[shared:], match.ref if match else None)
             except EngineError as error:
@@ -154,19 +163,23 @@ class Attempt:
             sampling=part.output.sampling,
             parent=parent,
             grammar=part.output.grammar,
+            priority=self._priority,
             call_id=self._record.call_id,
             attempt=self._number,
         )
-        variable_id = part.output.variable_id
+        variable_id, ahead = part.output.variable_id, self._runtime.ahead
         live = not part.output.transforms
         if live:
             self._runtime.live.begin(variable_id, self._number)
         texts: list[str] = []
         as_generated = True
         generated: list[int] = []
+        if live:
+            ahead.begin(self._session, variable_id, self._member, self._engine)
         async with aclosing(self._engine.generate(request)) as chunks:
             async for chunk in chunks:
                 self._note_first_token()
+                ahead.feed(variable_id, chunk.token_ids)
                 text = chunk.text.replace("\x00", NUL_STANDS_AS)
                 as_generated = as_generated and text == chunk.text
                 texts.append(text)
@@ -177,6 +190,7 @@ class Attempt:
                 if chunk.end is not None:
                     self._record.num_output_tokens += len(generated)
                     end = replace(chunk.end, exact=chunk.end.exact and as_generated)
+                    ahead.end(variable_id, exact=end.exact)
                     return Generated(text="".join(texts), token_ids=tuple(generated), end=end)
         raise EngineError("the engine ended an output without saying how", code="engine_bad_output")
 
@@ -203,6 +217,7 @@ class Attempt:
         return self._model.tokenizer.encode(self._session.raw_texts.get(variable_id, variable.value or ""))
 
     def _note_first_token(self) -> None:
+        self._on_first_token()
         if self._record.first_token_at is None:
             self._record.first_token_at = self._runtime.clock.wall_s()
             self._runtime.journal.tell(

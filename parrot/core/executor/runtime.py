@@ -3,6 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from parrot.core.estimates import OutputLengths
+from parrot.core.executor.ahead import Ahead
 from parrot.core.executor.bells import Bells
 from parrot.core.executor.deltas import LiveTexts
 from parrot.core.executor.fleet import Fleet
@@ -28,4 +30,11 @@ class Runtime:
     locks: SessionLocks = field(default_factory=SessionLocks)
     live: LiveTexts = field(default_factory=LiveTexts)
     tokens: TokenCache = field(default_factory=TokenCache)
+    lengths: OutputLengths = field(default_factory=OutputLengths)
+    """How long outputs of semantic functions have been."""
+    ahead: Ahead = field(init=False)
     counters: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        ahead = Ahead(config=self.config, fleet=self.fleet, tokens=self.tokens)
+        object.__setattr__(self, "ahead", ahead)

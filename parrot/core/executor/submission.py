@@ -213,9 +213,11 @@ class Submission:
             record.program, record.prompt = made.program, made.prompt
             record.num_prompt_tokens = made.prompt.num_tokens if made.prompt else 0
         added = session.graph.add(new_calls(event), event.variables)
+        session.analysis.added(call.call_id for call in event.calls)
         self._runtime.counters["calls_submitted"] += len(event.calls)
         self._dispatcher.spread(session, added.failed)
         self._dispatcher.make_ready(session, added.ready)
+        self._dispatcher.fill_ahead(session, (call.call_id for call in event.calls))
         if session.deadline_passed:
             self._dispatcher.fail_pending(
                 session,

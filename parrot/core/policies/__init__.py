@@ -10,19 +10,19 @@
 | `app-centric` | applications | by the strictest objective on the engine | where the work is done first |
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import get_args
 
 from parrot.core.policies.app_centric import AppCentric
 from parrot.core.policies.request_level import RequestLevel, full_batch, small_batch, without_bound
 from parrot.core.scheduler import Schedule, Snapshot
-from parrot.core.service_config import Ingredients, PolicyName
+from parrot.core.service_config import Ingredient, PolicyName
 
 Policy = Callable[[Snapshot], Schedule]
 
 
-def make_policy(name: PolicyName, ingredients: Ingredients) -> Policy:
-    """A policy by its name; `ingredients` are heeded by `app-centric`."""
+def make_policy(name: PolicyName, without: Collection[Ingredient] = ()) -> Policy:
+    """A policy by its name; `app-centric` heeds which ingredients are off."""
     match name:
         case "fifo":
             return RequestLevel(bound=without_bound)
@@ -35,10 +35,8 @@ def make_policy(name: PolicyName, ingredients: Ingredients) -> Policy:
         case "cache-aware":
             return RequestLevel(bound=full_batch, routes=True)
         case "app-centric":
-            return AppCentric(groups=ingredients.groups, affinity=ingredients.affinity)
+            return AppCentric(groups="groups" not in without, affinity="affinity" not in without)
 
 
-POLICIES: Mapping[PolicyName, Policy] = {
-    name: make_policy(name, Ingredients()) for name in get_args(PolicyName)
-}
+POLICIES: Mapping[PolicyName, Policy] = {name: make_policy(name) for name in get_args(PolicyName)}
 """Every policy by its name, with all ingredients."""

@@ -11,7 +11,7 @@ from parrot.core.cost_model import EnginePace
 from parrot.core.policies import POLICIES, make_policy
 from parrot.core.prefixes import PrefixIndex
 from parrot.core.scheduler import EngineState, ReadyCall, Schedule, Snapshot
-from parrot.core.service_config import Ingredients, PolicyName
+from parrot.core.service_config import PolicyName
 from parrot.ports.engine import ContextRef
 from parrot.types.ids import CallId, ContextId, EngineId, PrefixKey
 from parrot.types.objective import CallObjective
@@ -182,7 +182,7 @@ def test_the_rest_of_a_group_goes_where_its_first_calls_are() -> None:
 def test_without_groups_a_group_is_so_many_calls() -> None:
     calls = [call(str(i), objective=group("g")) for i in range(6)]
     snapshot = Snapshot(ready=calls, engines=[engine("a"), engine("b")], index=PrefixIndex())
-    policy = make_policy("app-centric", Ingredients(groups=False))
+    policy = make_policy("app-centric", ["groups"])
     assert set(where(policy(snapshot)).values()) == {"a", "b"}
 
 

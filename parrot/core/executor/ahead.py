@@ -1,0 +1,283 @@
+"""Filling what is certain before it is needed: a call's prompt grows while its inputs are still being made.
+
+    producer   ▓▓▓▓▓▓▓▓ prompt ▓▓▓▓▓▓▓▓  ░░░░ generates v ░░░░░░░░░
+    consumer   ▓▓ constants ▓▓ ready inputs                            ← prefill ahead
+                                            ░░░░ takes v's tokens ░░░  ← pipelined fill
+                                                                     └─ generates as soon as v is there
+
+Both work on prefixes, not on calls: what is filled is put into the prefix index under its key, once for all
+calls that begin so, and becomes cache. A call that gets ready finds it there like any other prefix, and forks
+from it; so nothing depends on this having happened. Fills are of the lowest priority, and are begun on an
+engine with room only.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+
+from parrot.core.executor.fleet import Fleet, Member
+from parrot.core.prefixes import Match, generated_key
+from parrot.core.prompts import Leading, Model, TokenCache, write_leading
+from parrot.core.service_config import ServiceConfig
+from parrot.core.sessions import CallRecord, Session
+from parrot.errors import CallError, EngineError, RequestError
+from parrot.ports.engine import ContextRef, Engine, FillRequest
+from parrot.types.ids import ContextId, EngineId, PrefixKey, RequestId, VariableId
+
+MIN_TOKENS = 32
+"""Less than this is not filled ahead: the request would cost more than it saves."""
+PIPE_TOKENS = 16
+"""So many generated tokens are handed on at a time."""
+PRIORITY = 1000
+"""Behind everything that somebody has asked for."""
+REMEMBERED = 4096
+"""Contexts of which it is remembered that they were filled ahead, for `explain`."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Pipe:
+    """A context that takes an output's tokens as they are generated."""
+
+    session: Session
+    member: Member
+    engine: Engine
+    context_id: ContextId
+    parent: ContextRef | None
+    key: PrefixKey
+    """Of the prefix that ends with the output."""
+    length: int
+    """Tokens that were handed to it, ancestors' included."""
+    pending: list[int]
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    closed: bool = False
+    complete: bool = False
+    failed: bool = False
+
+
+class Ahead:
+    """Decides what to fill ahead, and does it. `run` works until it is cancelled."""
+
+    def __init__(self, *, config: ServiceConfig, fleet: Fleet, tokens: TokenCache) -> None:
+        self._config = config
+        self._fleet = fleet
+        self._tokens = tokens
+        self._jobs: asyncio.Queue[Coroutine[None, None, None]] = asyncio.Queue()
+        self._pipes: dict[VariableId, list[_Pipe]] = {}
+        self._starts: OrderedDict[tuple[EngineId, ContextId], int] = OrderedDict()
+        self._num_requests = 0
+        self.num_tokens = 0
+        """Prompt tokens filled ahead so far."""
+        self.num_piped_tokens = 0
+        """Of these, tokens that were taken while they were generated."""
+
+    async def run(self) -> None:
+        """Carry out what was decided."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                job = await self._jobs.get()
+                group.create_task(job)
+
+    def close(self) -> None:
+        """Let go of what was decided and not begun."""
+        while not self._jobs.empty():
+            self._jobs.get_nowait().close()
+
+    # ── prefill ahead ───────────────────────────────────────────────────────────────────────────────────────
+
+    def consider(self, session: Session, record: CallRecord) -> None:
+        """A call waits for inputs: fill what stands before the first that is missing, if that is worth it."""
+        model = self._fleet.models.get(record.model)
+        if model is None or not (self._config.has("prefill-ahead") and self._config.has("sharing")):
+            return
+        leading = self._leading(session, record, model)
+        if leading is None or len(leading.token_ids) < MIN_TOKENS:
+            return
+        member = self._where(session, leading, model)
+        if member is None or member.engine is None:
+            return
+        index, engine_id = self._fleet.index, member.engine_id
+        match = index.longest(engine_id, leading.keys)
+        start = match.ref.num_tokens if match else 0
+        if len(leading.token_ids) - start < MIN_TOKENS:
+            return
+        context_id = member.new_context()
+        self._note(member, context_id, leading, match)
+        request = self._request(context_id, leading.token_ids[start:], match.ref if match else None)
+        self._jobs.put_nowait(self._fill(member, member.engine, request))
+
+    def num_ahead(self, engine_id: EngineId, ref: ContextRef) -> int:
+        """How many of a context's first tokens were filled ahead."""
+        start = self._starts.get((engine_id, ref.context_id))
+        return 0 if start is None else max(0, ref.num_tokens - start)
+
+    def _leading(self, session: Session, record: CallRecord, model: Model) -> Leading | None:
+        if record.program is None:
+            return None
+        return write_leading(
+            record.program,
+            model,
+            session.graph.variables.__getitem__,
+            tenant_id=session.tenant_id,
+            salt=self._config.salt,
+            cache=self._tokens,
+        )
+
+    def _where(self, session: Session, leading: Leading, model: Model) -> Member | None:
+        """Where the call will probably run: where its next input is being made, or where its prefix is."""
+        up = [
+            member
+            for member in self._fleet.members.values()
+            if member.status == "up" and member.info is not None and member.info.model == model.name
+        ]
+        if leading.missing is not None:
+            producer = session.graph.variables[leading.missing].producer
+            record = session.records.get(producer) if producer is not None else None
+            beside = [m for m in up if record is not None and m.engine_id == record.engine_id]
+            if beside and producer is not None and session.graph.calls[producer].state == "running":
+                up = beside
+        holders = [m for m in up if self._fleet.index.longest(m.engine_id, leading.keys)]
+        free = [m for m in holders or up if _has_room(m)]
+        return min(free, key=lambda member: member.num_calls, default=None)
+
+    async def _fill(self, member: Member, engine: Engine, request: FillRequest) -> None:
+        try:
+            result = await engine.fill(request)
+        except (EngineError, CallError, RequestError) as error:
+            logger.debug("nothing was filled ahead: %s", error.message)
+            self._fleet.index.drop(member.engine_id, request.context_id)
+            await _free(engine, request.context_id, retain=False)
+        else:
+            self.num_tokens += result.num_prefilled
+            await _free(engine, request.context_id, retain=True)
+
+    # ── pipelined fill ──────────────────────────────────────────────────────────────────────────────────────
+
+    def begin(self, session: Session, variable_id: VariableId, member: Member, engine: Engine) -> None:
+        """An output without transforms begins to be generated: its consumers' prompts follow, where it is
+        next.
+        """
+        if not (self._config.has("pipelining") and self._config.has("sharing")) or member.info is None:
+            return
+        model = self._fleet.models[member.info.model]
+        seen: set[PrefixKey] = set()
+        for call in session.graph.consumers(variable_id):
+            record = session.records[call.call_id]
+            if call.state != "waiting" or record.model != model.name or not _has_room(member):
+                continue
+            leading = self._leading(session, record, model)
+            if leading is None or leading.missing != variable_id:
+                continue
+            key = generated_key(leading.key, variable_id)
+            if key not in seen:
+                seen.add(key)
+                pipe = self._open(session, member, engine, leading, key)
+                self._pipes.setdefault(variable_id, []).append(pipe)
+
+    def _open(
+        self, session: Session, member: Member, engine: Engine, leading: Leading, key: PrefixKey
+    ) -> _Pipe:
+        match = self._fleet.index.longest(member.engine_id, leading.keys)
+        start = match.ref.num_tokens if match else 0
+        context_id = member.new_context()
+        self._note(member, context_id, leading, match)
+        pipe = _Pipe(
+            session=session,
+            member=member,
+            engine=engine,
+            context_id=context_id,
+            parent=match.ref if match else None,
+            key=key,
+            length=len(leading.token_ids),
+            pending=list(leading.token_ids[start:]),
+        )
+        pipe.wake.set()
+        self._jobs.put_nowait(self._pump(pipe))
+        return pipe
+
+    def feed(self, variable_id: VariableId, token_ids: Sequence[int]) -> None:
+        """More of an output was generated."""
+        for pipe in self._pipes.get(variable_id, ()):
+            pipe.pending.extend(token_ids)
+            pipe.length += len(token_ids)
+            self.num_piped_tokens += len(token_ids)
+            if len(pipe.pending) >= PIPE_TOKENS:
+                pipe.wake.set()
+
+    def end(self, variable_id: VariableId, *, exact: bool) -> None:
+        """An output has ended. When its value is exactly its tokens, prompts that begin so can be forked from
+        here.
+        """
+        for pipe in self._pipes.pop(variable_id, ()):
+            pipe.closed, pipe.complete = True, exact and not pipe.failed
+            if pipe.complete:
+                ref = ContextRef(context_id=pipe.context_id, num_tokens=pipe.length)
+                self._fleet.index.add(pipe.member.engine_id, pipe.key, ref)
+            pipe.wake.set()
+
+    async def _pump(self, pipe: _Pipe) -> None:
+        try:
+            while not (pipe.closed and not pipe.pending):
+                await pipe.wake.wait()
+                pipe.wake.clear()
+                if pipe.closed and not pipe.complete:
+                    break
+                token_ids, pipe.pending = tuple(pipe.pending), []
+                if token_ids:
+                    result = await pipe.engine.fill(self._request(pipe.context_id, token_ids, pipe.parent))
+                    self.num_tokens += result.num_prefilled
+        except (EngineError, CallError, RequestError) as error:
+            logger.debug("a prompt does not follow its input any more: %s", error.message)
+            pipe.failed, pipe.complete = True, False
+        finally:
+            if not pipe.complete:
+                self._fleet.index.drop(pipe.member.engine_id, pipe.context_id)
+            await _free(pipe.engine, pipe.context_id, retain=pipe.complete)
+
+    # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _note(self, member: Member, context_id: ContextId, leading: Leading, match: Match | None) -> None:
+        """Let others fork from a context that is to be filled, and remember from where on it was filled
+        ahead.
+        """
+        for key, length in zip(leading.keys, leading.lengths, strict=True):
+            ref = ContextRef(context_id=context_id, num_tokens=length)
+            self._fleet.index.add(member.engine_id, key, ref)
+        start = 0
+        if match is not None:
+            before = (member.engine_id, match.ref.context_id)
+            start = self._starts.get(before, match.ref.num_tokens)
+        self._starts[member.engine_id, context_id] = start
+        if len(self._starts) > REMEMBERED:
+            self._starts.popitem(last=False)
+
+    def _request(
+        self, context_id: ContextId, token_ids: tuple[int, ...], parent: ContextRef | None
+    ) -> FillRequest:
+        self._num_requests += 1
+        return FillRequest(
+            request_id=RequestId(f"ahead.{self._num_requests}"),
+            context_id=context_id,
+            token_ids=token_ids,
+            parent=parent,
+            priority=PRIORITY,
+        )
+
+
+def _has_room(member: Member) -> bool:
+    """Whether an engine has capacity to spare, by what it last told."""
+    if member.info is None:
+        return False
+    busy = member.load.num_waiting > 0 or member.num_calls >= member.info.max_batch
+    return not busy and member.load.num_owned_blocks * 2 < member.info.num_blocks
+
+
+async def _free(engine: Engine, context_id: ContextId, *, retain: bool) -> None:
+    try:
+        await engine.free([context_id], retain=retain)
+    except EngineError:
+        # The engine is gone, and its memory with it.
+        return

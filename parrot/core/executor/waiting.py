@@ -1,0 +1,130 @@
+"""Calls that wait for an engine, in the order in which they have a claim to one."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from parrot.core.estimates import Work
+from parrot.core.fairness import FairQueue, WaitingCall
+from parrot.core.prompts import Model, Prompt
+from parrot.core.scheduler import ReadyCall
+from parrot.core.sessions import CallRecord, Session
+from parrot.types.ids import CallId, EngineId
+from parrot.types.objective import CallObjective
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A call that could run, as it is driven and as the scheduler sees it."""
+
+    session: Session
+    record: CallRecord
+    model: Model
+    prompt: Prompt
+    seen: ReadyCall
+
+
+class WaitingRoom:
+    """Ready calls that are not placed yet.
+
+    With `fair`, tenants and sessions take turns by the tokens they were served; within a session, what
+    somebody waits for comes first, then what has the least slack, then what came first. Without, all as they
+    came.
+    """
+
+    def __init__(self, *, fair: bool, share: bool) -> None:
+        self._fair = FairQueue() if fair else None
+        self._share = share
+        self._ready: dict[CallId, Ready] = {}
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    def add(
+        self, session: Session, record: CallRecord, model: Model, prompt: Prompt, *, now_s: float
+    ) -> None:
+        """A call has all its inputs and its prompt."""
+        objective = session.analysis.objective(record.call_id) or CallObjective(objective="latency")
+        record.objective = objective
+        work = session.analysis.work(record.call_id)
+        seen = ReadyCall(
+            call_id=record.call_id,
+            model=model.name,
+            keys=prompt.keys if self._share else (),
+            lengths=prompt.lengths if self._share else (),
+            num_prompt_tokens=prompt.num_tokens,
+            num_output_tokens=work.output_tokens,
+            objective=objective,
+        )
+        self._ready[record.call_id] = Ready(
+            session=session, record=record, model=model, prompt=prompt, seen=seen
+        )
+        if self._fair is not None:
+            slack_s = session.analysis.slack_s(record.call_id, now_s=now_s)
+            urgency = 0.0 if objective.objective == "latency" else 1.0
+            self._fair.add(
+                WaitingCall(
+                    call_id=record.call_id,
+                    tenant_id=session.tenant_id,
+                    session_id=session.session_id,
+                    expected=Work(prompt_tokens=prompt.num_tokens, output_tokens=work.output_tokens),
+                    rank=(urgency, math.inf if slack_s is None else slack_s),
+                )
+            )
+
+    def refresh(self, session: Session, *, now_s: float) -> None:
+        """Objectives of a session's calls were deduced anew."""
+        for call_id in session.analysis.changes():
+            ready = self._ready.get(call_id)
+            if ready is not None:
+                self.remove(call_id)
+                self.add(session, ready.record, ready.model, ready.prompt, now_s=now_s)
+
+    def order(self) -> Iterator[ReadyCall]:
+        """The calls by their claim; the room must not change while this is read."""
+        calls = self._ready if self._fair is None else self._fair.order()
+        return (self._ready[call_id].seen for call_id in calls)
+
+    def take(self, call_id: CallId) -> Ready:
+        """A call is placed."""
+        if self._fair is not None:
+            self._fair.admit(call_id)
+        return self._ready.pop(call_id)
+
+    def finish(self, call_id: CallId, *, prompt_tokens: int, output_tokens: int) -> None:
+        """A placed call has ended, and was served so much."""
+        if self._fair is not None:
+            self._fair.finish(call_id, Work(prompt_tokens=prompt_tokens, output_tokens=output_tokens))
+
+    def remove(self, call_id: CallId) -> None:
+        """A call waits no longer and was not placed."""
+        self._ready.pop(call_id, None)
+        if self._fair is not None:
+            self._fair.remove(call_id)
+
+    def forget(self, session: Session) -> None:
+        """A session is closed, and none of its calls waits."""
+        if self._fair is not None:
+            self._fair.forget(session.tenant_id, session.session_id)
+
+
+class GroupHomes:
+    """Where the calls of task groups run: the rest of a group is to come to the same engine."""
+
+    def __init__(self) -> None:
+        self.engines: dict[str, EngineId] = {}
+        self._num_calls: Counter[str] = Counter()
+
+    def enter(self, task_group: str | None, engine_id: EngineId) -> None:
+        """A call of the group was placed."""
+        if task_group is not None:
+            self.engines[task_group] = engine_id
+            self._num_calls[task_group] += 1
+
+    def leave(self, task_group: str | None) -> None:
+        """A call of the group has ended."""
+        if task_group is not None:
+            self._num_calls[task_group] -= 1
+            if not self._num_calls[task_group]:
+                del self._num_calls[task_group], self.engines[task_group]
