@@ -1,14 +1,28 @@
 """Every family gives what transformers gives: the same greedy tokens, and the same logits within a bound."""
 
 import asyncio
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
-from test_greedy_equality import check, prompt
-from torch_driver import StartDriver, Variant
+from test_greedy_equality import check, prompt, reference
+from torch_driver import PLAIN, VARIANTS, StartDriver, Variant, write_tokenizer
+
+from parrot.engine.torch.attention import ReferenceAttention
+from parrot.engine.torch.kv_cache import KvCache, KvShape
+from parrot.engine.torch.models.decoder import Decoder
+from parrot.engine.torch.models.generic_check import check_decoder
+from parrot.engine.torch.models.placement import Placement
+from parrot.engine.torch.models.registry import choose_model
+from parrot.engine.torch.step_input import QueryRows, StepInput
+from parrot.errors import ConfigError
 
 Dirs = Callable[[Variant], Path]
 
@@ -18,7 +32,6 @@ YARN = {
     "factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-SHORT = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "initializer_range": 0.3}
 WINDOWS = ["sliding_attention", "full_attention"]
 
 
@@ -140,3 +153,227 @@ async def run_forks(driver: Any, model: Variant, directory: Path) -> None:
         ]
     for (cut, _), suffix, task in zip(FORKS, suffixes, tasks, strict=True):
         check(model, directory, root[:cut] + suffix, task.result().token_ids)
+
+
+CPU = torch.device("cpu")
+LOGIT_BOUNDS = {torch.float32: 1e-3, torch.bfloat16: 0.3}
+"""Largest error of any logit, in standard deviations of the logits: those of the same weights in float32."""
+
+MIXTURE_SHARE = 0.75
+"""In bfloat16 a mixture of experts may send a token to another expert, for the router's scores are rounded as
+well; so many of the tokens are within the bound."""
+
+
+def is_rounded_mixture(model: Variant) -> bool:
+    has_experts = not {"num_local_experts", "n_routed_experts"}.isdisjoint(model.changes)
+    return has_experts and model.dtype == torch.bfloat16
+
+
+def place(dtype: torch.dtype, context_tokens: int = 256) -> Placement:
+    return Placement(
+        dtype=dtype, device=CPU, context_tokens=context_tokens, on_progress=lambda _fraction: None
+    )
+
+
+@torch.inference_mode()
+def logits_of(decoder: Decoder, token_ids: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """All logits of one sequence, computed at once."""
+    shape, count = decoder.shape, len(token_ids)
+    kv_shape = KvShape(
+        num_layers=shape.num_layers,
+        num_kv_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+        block_tokens=count,
+        dtype=dtype,
+    )
+    attention = ReferenceAttention(KvCache(kv_shape, 1, CPU), decoder.attention)
+    places = torch.arange(count)
+    step = StepInput(
+        token_ids=torch.tensor(token_ids),
+        positions=places,
+        slots=places,
+        rows=(QueryRows(first=0, num_rows=count, spans=(), own=((0, count),)),),
+        logit_rows=places,
+    )
+    attention.begin(step)
+    return decoder.forward(step.token_ids, step.positions, step.logit_rows, attention.attend).float()
+
+
+IN_BFLOAT16 = {"mistral-window", "qwen2-bias", "qwen3-norms", "opt", "gpt2", "gemma2", "mixtral", "gpt-oss"}
+EXACTNESS = [
+    (model, dtype)
+    for model in (*VARIANTS, *FAST, *GENERIC)
+    for dtype in LOGIT_BOUNDS
+    if dtype == torch.float32 or model.name in IN_BFLOAT16
+]
+
+
+@pytest.mark.parametrize(("model", "dtype"), EXACTNESS, ids=lambda v: getattr(v, "name", str(v)))
+def test_logits_equal_those_of_transformers_within_the_bound(
+    model: Variant, dtype: torch.dtype, model_dirs: Dirs
+) -> None:
+    mild = {} if dtype == torch.float32 else {"initializer_range": 0.1}
+    model = replace(model, name=f"{model.name}-{dtype}", dtype=dtype, changes={**model.changes, **mild})
+    directory = model_dirs(model)
+    token_ids = prompt(60, seed=7)
+    decoder = choose_model(directory).load(place(dtype))
+    logits = logits_of(decoder, token_ids, dtype)
+    with torch.no_grad():
+        expected = reference(model, directory)(torch.tensor([token_ids])).logits[0]
+    is_near = (logits - expected).abs().amax(dim=1) / expected.std() <= LOGIT_BOUNDS[dtype]
+    assert float(is_near.float().mean()) >= (MIXTURE_SHARE if is_rounded_mixture(model) else 1)
+
+
+@pytest.mark.parametrize("model", [*FAST, *GENERIC], ids=lambda v: v.name)
+def test_the_number_of_parameters_is_counted_as_transformers_counts(model: Variant, model_dirs: Dirs) -> None:
+    directory = model_dirs(model)
+    decoder = choose_model(directory).load(place(torch.float32))
+    assert decoder.num_parameters == reference(model, directory).num_parameters()
+
+
+@pytest.mark.parametrize("model", [GENERIC[0], GENERIC[2]], ids=lambda v: v.name)
+async def test_other_decoders_survive_preemption(
+    model: Variant, model_dirs: Dirs, start: StartDriver
+) -> None:
+    directory = model_dirs(model)
+    one = await start(directory, block_tokens=4)
+    block_bytes = one.engine.info.block_bytes
+    driver = await start(directory, block_tokens=4, kv_bytes=30 * block_bytes, step_tokens=16, max_batch=8)
+    prompts = [prompt(10 + 3 * at, seed=40 + at) for at in range(6)]
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(driver.generate(at, tokens, max_tokens=40, ignore_eos=True))
+            for at, tokens in enumerate(prompts)
+        ]
+    assert driver.engine.load().num_preemptions > 0
+    for tokens, task in zip(prompts, tasks, strict=True):
+        check(model, directory, tokens, task.result().token_ids)
+
+
+REFUSED = (
+    (variant("bloom", "Bloom", n_head=4, n_layer=2), "by itself"),
+    (variant("falcon-alibi", "Falcon", alibi=True), "by itself"),
+    (variant("gpt-j", "GPTJ", n_embd=64, n_head=4, n_layer=2, n_positions=256, rotary_dim=8), "by itself"),
+    (variant("mamba", "Mamba", state_size=4), "linear_attention"),
+    (
+        variant(
+            "qwen3-next",
+            "Qwen3Next",
+            layer_types=["linear_attention", "full_attention"],
+            num_experts=4,
+            linear_num_key_heads=2,
+            linear_num_value_heads=2,
+            linear_key_head_dim=16,
+            linear_value_head_dim=16,
+        ),
+        "linear_attention",
+    ),
+    (variant("bert", "Bert"), "not causal|not a function"),
+)
+
+
+@pytest.mark.parametrize(("model", "words"), REFUSED, ids=lambda v: getattr(v, "name", ""))
+def test_a_model_whose_attention_is_not_ours_to_compute_is_refused(
+    model: Variant, words: str, model_dirs: Dirs
+) -> None:
+    directory = model_dirs(model)
+    with pytest.raises(ConfigError, match=words) as caught:
+        choose_model(directory).load(place(torch.float32))
+    assert caught.value.code == "bad_model"
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model_type": "t5"}, "encoder with a decoder"),
+        ({"model_type": "vit"}, "continues text"),
+        ({"model_type": "own", "auto_map": {"AutoConfig": "code.OwnConfig"}}, "never run"),
+        ({"model_type": "gpt2", "quantization_config": {"bits": 4}}, "quantised"),
+        ({"model_type": "gpt2"}, "neither model.safetensors"),
+    ],
+)
+def test_a_directory_that_is_no_servable_decoder_is_bad_model(
+    config: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    write_tokenizer(tmp_path)
+    with pytest.raises(ConfigError, match=words) as caught:
+        choose_model(tmp_path).load(place(torch.float32))
+    assert caught.value.code == "bad_model"
+
+
+def test_weights_of_another_family_are_refused(plain_dir: Path, tmp_path: Path) -> None:
+    config = json.loads((plain_dir / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "granite"}))
+    (tmp_path / "model.safetensors").symlink_to(plain_dir / "model.safetensors")
+    granite = choose_model(tmp_path)
+    assert granite.shape.family == "granite"
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
+    with pytest.raises(ConfigError, match="tensors"):
+        choose_model(tmp_path).load(place(torch.float32))
+
+
+def test_rotary_embeddings_that_change_with_length_are_kept_below_the_change(tmp_path: Path) -> None:
+    factors = [1.0] * 8
+    config = transformers.Phi3Config(
+        hidden_size=64,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        original_max_position_embeddings=128,
+        pad_token_id=1,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": factors,
+            "long_factor": factors,
+        },
+    )
+    config.save_pretrained(tmp_path)
+    assert choose_model(tmp_path).shape.context_tokens == 128
+
+
+def test_a_window_that_no_context_fills_is_no_window(model_dirs: Dirs) -> None:
+    directory = model_dirs(FAST[3])
+    assert FAST[3].name == "mistral-window"
+    source = choose_model(directory)
+    assert source.load(place(torch.float32, 256)).attention.windows == (24, 24)
+    assert source.load(place(torch.float32, 24)).attention.windows == ()
+
+
+def test_a_decoder_that_loses_positions_is_found_out(model_dirs: Dirs) -> None:
+    directory = model_dirs(PLAIN)
+    decoder = choose_model(directory).load(place(torch.float32))
+    model = reference(PLAIN, directory)
+
+    def own_logits(token_ids: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = model(token_ids[None]).logits[0]
+        return logits
+
+    class Forgetful:
+        shape = decoder.shape
+        attention = decoder.attention
+        num_parameters = decoder.num_parameters
+        wrap_linears = decoder.wrap_linears
+
+        def forward(
+            self, token_ids: torch.Tensor, positions: torch.Tensor, logit_rows: torch.Tensor, attend: Any
+        ) -> torch.Tensor:
+            positions = torch.arange(len(positions))
+            return decoder.forward(token_ids, positions, logit_rows, attend)
+
+    settings = place(torch.float32)
+    assert check_decoder(decoder, own_logits=own_logits, placement=settings) is None
+    found = check_decoder(Forgetful(), own_logits=own_logits, placement=settings)
+    assert found is not None
+    assert "not a function of tokens, positions" in found
+
+
+def test_transformers_is_not_imported_for_a_family_of_ours(plain_dir: Path) -> None:
+    code = (
+        "import sys; from parrot.engine.torch.config import TorchConfig;"
+        "from parrot.engine.torch.startup import build_parts;"
+        f"build_parts(TorchConfig(model_dir={str(plain_dir)!r}, kv_bytes=1 << 22), lambda *_: None);"
+        "print('transformers' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"

@@ -21,7 +21,7 @@ import transformers
 from safetensors import SafetensorError
 
 from parrot.engine.torch.linear import Linear
-from parrot.engine.torch.loader import bad_model
+from parrot.engine.torch.loader import bad_model, weight_paths
 from parrot.engine.torch.models.config_reader import ConfigReader
 from parrot.engine.torch.models.decoder import Attend, AttentionTraits
 from parrot.engine.torch.models.generic_check import check_decoder
@@ -164,13 +164,15 @@ def read_generic_shape(reader: ConfigReader, model_dir: Path) -> ModelShape:
     Raises:
         ConfigError: `bad_model`; the config is damaged, or describes no decoder that can be served.
     """
+    family = reader.values.get("model_type")
+    if "auto_map" in reader.values and family not in transformers.CONFIG_MAPPING:
+        raise reader.fail(f"{family} needs code that comes with the weights (`auto_map`), which is never run")
     try:
         config: Any = transformers.AutoConfig.from_pretrained(
             str(model_dir), local_files_only=True, trust_remote_code=False
         )
     except _LOAD_FAULTS as error:
         raise reader.fail(f"transformers cannot read it: {error}") from error
-    family = str(config.model_type)
     if config.is_encoder_decoder:
         raise reader.fail(f"{family} is an encoder with a decoder; only decoders are served")
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -181,7 +183,7 @@ def read_generic_shape(reader: ConfigReader, model_dir: Path) -> ModelShape:
         raise reader.fail(f"{family} has layers that keep more than keys and values ({', '.join(strange)})")
     text_reader = reader.inner("text_config") if "text_config" in reader.values else reader
     return ModelShape(
-        family=family,
+        family=str(family),
         vocab_size=int(text.vocab_size),
         hidden_size=int(text.hidden_size),
         num_layers=int(text.num_hidden_layers),
@@ -222,6 +224,9 @@ def load_generic(model_dir: Path, shape: ModelShape, placement: Placement) -> Ge
 
 
 def _load(model_dir: Path, placement: Placement) -> Any:
+    weight_paths(model_dir)
+    had_bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.disable_progress_bar()
     try:
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
             str(model_dir),
@@ -237,6 +242,9 @@ def _load(model_dir: Path, placement: Placement) -> Any:
         model.set_attn_implementation(_NAME)
     except _LOAD_FAULTS as error:
         raise bad_model(model_dir, f"transformers cannot load it: {error}") from error
+    finally:
+        if had_bars:
+            transformers.logging.enable_progress_bar()
     for kind, names in problems.items():
         if names:
             raise bad_model(
