@@ -12,7 +12,7 @@ with the number of calls, nor with the number of sessions.
 A call is charged with what it is expected to cost when it is admitted, with what it really cost when it has
 ended (Sheng et al., *Fairness in Serving Large Language Models*, OSDI 2024, with prediction). Who begins to
 wait is lifted to the lowest counter of those who wait already, so that nobody saves up credit while idle
-(Goyal et al., *Start-time Fair Queueing*, SIGCOMM 1996, do the same). The bounds are F1 to F5 in
+(Goyal et al., *Start-time Fair Queueing*, SIGCOMM 1996, do the same). The bounds are F1 to F6 in
 `docs/invariants.md`.
 """
 
@@ -249,7 +249,7 @@ class _Counters(Generic[Key]):
         while self._heap:
             value, since, key = self._heap[0]
             account = self._waiting.get(key)
-            if account is None or account.since != since:
+            if account is None:
                 heappop(self._heap)
             elif account.value == value:
                 return value

@@ -85,7 +85,7 @@ def test_those_who_wait_are_served_alike(
     """F1 between tenants, F2 between the sessions of a tenant, F3: nobody starves, F4: no credit."""
     by_tenant = {TenantId(f"t{i}"): weight for i, weight in enumerate(weights)}
     queue = FairQueue(weights=by_tenant, cost=COST)
-    tenants = Watch({tenant_id: weight for tenant_id, weight in by_tenant.items()})
+    tenants = Watch(dict(by_tenant.items()))
     sessions = {tenant_id: Watch({}) for tenant_id in by_tenant}
     waiting: dict[CallId, WaitingCall] = {}
     for number, (kind, one, two, prompt, output) in enumerate([*backlog, *steps]):

@@ -120,6 +120,14 @@ def test_a_value_counts_with_its_own_length_and_a_written_prompt_with_its_tokens
     assert application.analysis.work(CallId("b")) == work(333, OUTPUT)
 
 
+def test_a_prompt_that_was_written_counts_whatever_is_told_of_its_inputs_later() -> None:
+    application = Application()
+    application.submit({"a": [], "b": ["a"]})
+    application.analysis.measured(CallId("b"), 333)
+    application.finish("a", "x" * 400)
+    assert application.analysis.work(CallId("b")) == work(333, OUTPUT)
+
+
 def test_a_value_set_before_its_consumer_is_counted_once() -> None:
     application = Application()
     application.submit({"c": ["x"]})

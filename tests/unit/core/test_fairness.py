@@ -136,10 +136,16 @@ def test_a_call_that_cost_less_than_expected_is_paid_back() -> None:
 def test_who_comes_meets_the_lowest_counter_also_after_it_was_paid_back() -> None:
     queue = Queue()
     queue.wait_many(50, ANNA, tokens=100)
-    (first,) = queue.admit_next(1)
+    queue.wait_many(50, BERT, tokens=60)
+    first, _ = queue.admit_next(2)
+    queue.wait("c", CARL)
+    assert (queue.counter(ANNA), queue.counter(BERT), queue.counter(CARL)) == (100, 60, 60)
+    queue.remove(CallId("c"))
+    queue.wait_many(1, CARL, tokens=50)
+    queue.admit_next(1)
     queue.finish(first, Work(prompt_tokens=30))
-    queue.wait_many(1, BERT)
-    assert queue.counter(BERT) == 30
+    queue.wait("new", TenantId("dora"))
+    assert queue.counter(TenantId("dora")) == 30
 
 
 def test_within_a_session_rank_comes_first_and_then_arrival() -> None:
