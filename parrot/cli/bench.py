@@ -42,6 +42,7 @@ def bench() -> None:
     help="Write the JSON there as well; into a directory, under a name of its own.",
 )
 @click.option("--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True)
+@click.option("--kernels", type=click.Choice(("auto", "native", "torch")), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the model [torch decides].")
 @json_option
 def bench_engine(
@@ -52,6 +53,7 @@ def bench_engine(
     repeats: int,
     out: Path | None,
     device: str,
+    kernels: str,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -71,7 +73,12 @@ def bench_engine(
 
     if model is None:
         model = random_model(preset="bench-115m", on_progress=lambda _, phase, __: say(phase))
-    engine = TorchConfig(model_dir=str(model), device=device, num_threads=threads)  # type: ignore[arg-type]
+    engine = TorchConfig(
+        model_dir=str(model),
+        device=device,  # type: ignore[arg-type]
+        kernels=kernels,  # type: ignore[arg-type]
+        num_threads=threads,
+    )
     config = EngineBenchConfig(engine=engine, repeats=repeats)
     if quick:
         config = config.quick()

@@ -12,7 +12,10 @@ import torch
 
 from parrot.bench.engine.report import FloorDistance, Floors
 from parrot.bench.spread import Spread, spread
+from parrot.engine.native.kernels import NativeKernels
+from parrot.engine.torch.config import TorchConfig
 from parrot.engine.torch.linear import make_linear
+from parrot.engine.torch.paths import choose_kernels
 from parrot.engine.torch.startup import Parts
 from parrot.ports.clock import Clock
 
@@ -72,12 +75,15 @@ class ModelWork:
         return _distance(floors, seconds, num_bytes=self.weight_bytes, num_flops=flops)
 
 
-def measure_floors(work: ModelWork, *, clock: Clock, device: str, dtype: str, repeats: int) -> Floors:
+def measure_floors(
+    work: ModelWork, config: TorchConfig, *, clock: Clock, device: str, dtype: str, repeats: int
+) -> Floors:
     """Measure this machine, with torch's current number of threads. Takes some seconds and 1 GiB."""
     where, kind = torch.device(device), _DTYPES[dtype]
+    kernels, _ = choose_kernels(config, dtype=kind, device=where)
     return Floors(
         read_bytes_per_s=_measure_reads(clock, where, repeats),
-        matrix_flops_per_s=_measure_products(clock, where, kind, repeats),
+        matrix_flops_per_s=_measure_products(clock, where, kind, repeats, kernels),
         weight_bytes=work.weight_bytes,
         kv_bytes_per_token=work.kv_bytes_per_token,
     )
@@ -99,14 +105,22 @@ def _measure_reads(clock: Clock, device: torch.device, repeats: int) -> Spread:
     return spread(_READ_BYTES / s for s in _times(clock, repeats, memory.sum))
 
 
-def _measure_products(clock: Clock, device: torch.device, dtype: torch.dtype, repeats: int) -> Spread:
-    """Plain products and the engine's own, of several sizes; the fastest is what the machine can do."""
+def _measure_products(
+    clock: Clock,
+    device: torch.device,
+    dtype: torch.dtype,
+    repeats: int,
+    kernels: NativeKernels | None,
+) -> Spread:
+    """Torch's products and the engine's own, of several sizes; the fastest is what the machine can do."""
     found = []
     for rows, inputs, outputs in _PRODUCT_SIZES:
         left = torch.randn(rows, inputs, device=device).to(dtype)
         right = torch.randn(outputs, inputs, device=device).to(dtype)
         flops = 2 * rows * inputs * outputs * _PRODUCTS_EACH
-        for product in (partial(make_linear(right, None), left), partial(torch.matmul, left, right.T)):
+        linears = [make_linear(right, None), make_linear(right, None, kernels)]
+        products = [partial(torch.matmul, left, right.T), *(partial(linear, left) for linear in linears)]
+        for product in products:
             times = _times(clock, repeats, product, _PRODUCTS_EACH)
             found.append(spread(flops / s for s in times))
     return max(found, key=lambda one: one.median)

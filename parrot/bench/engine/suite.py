@@ -337,6 +337,7 @@ class _Suite:
         engine = self._found.engines[0]
         return measure_floors(
             self._work,
+            self._config.engine,
             clock=self._clock,
             device=engine.device,
             dtype=engine.dtype,
