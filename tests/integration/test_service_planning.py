@@ -1,4 +1,4 @@
-"""What the service does with the graph: objectives, filling ahead, fairness; and that none of it changes a result."""
+"""What the service does with the graph: objectives, filling ahead, fairness; none of it changes a result."""
 
 import asyncio
 from typing import Any, get_args
@@ -33,14 +33,17 @@ def chain(length: int, *, max_tokens: int = 20) -> list[dict[str, Any]]:
     return calls
 
 
+def reduce(num_maps: int, prefix: str = "") -> dict[str, Any]:
+    joined = " ".join(f"{{{{x{i}}}}}" for i in range(num_maps))
+    inputs: dict[str, Any] = {f"x{i}": f"$m{i}" for i in range(num_maps)}
+    return call(prefix + joined + "{{out}}", "r", **inputs)
+
+
 async def test_a_map_reduce_has_a_task_group_and_a_final_call_that_is_waited_for() -> None:
     async with running_service(SLOW) as service:
         sid = await open_session(service)
         maps = [call(f"Map {i}: {{{{out}}}}", f"m{i}", max_tokens=30) for i in range(6)]
-        joined = " ".join(f"{{{{x{i}}}}}" for i in range(6))
-        await submit(
-            service, sid, *maps, call(joined + "{{out}}", "r", **{f"x{i}": f"$m{i}" for i in range(6)})
-        )
+        await submit(service, sid, *maps, reduce(6))
         await service.get_variable(TENANT, sid, "r", objective="latency")
         found = nodes(service, sid)
         groups = {found[f"m{i}"].task_group for i in range(6)}
@@ -125,10 +128,8 @@ async def results(config: ServiceConfig, *engines: ScriptedConfig) -> list[str |
     async with running_service(*engines, config=config) as service:
         sid = await open_session(service)
         maps = [call(RULES + f"Map {i}: {{{{out}}}}", f"m{i}", max_tokens=12) for i in range(5)]
-        joined = " ".join(f"{{{{x{i}}}}}" for i in range(5))
-        reduce = call(RULES + joined + "{{out}}", "r", **{f"x{i}": f"$m{i}" for i in range(5)})
         tail = [call(RULES + "{{x}} again {{out}}", f"t{i}", x="$r", max_tokens=10) for i in range(3)]
-        await submit(service, sid, *maps, reduce, *tail)
+        await submit(service, sid, *maps, reduce(5, RULES), *tail)
         names = [f"m{i}" for i in range(5)] + ["r", "t0", "t1", "t2"]
         return [(await get(service, sid, name)).value for name in names]
 
