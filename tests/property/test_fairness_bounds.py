@@ -113,6 +113,7 @@ def test_those_who_wait_are_served_alike(
         tenants.look({call.tenant_id for call in waiting.values()})
         for tenant_id, watch in sessions.items():
             watch.look({c.session_id for c in waiting.values() if c.tenant_id == tenant_id})
+    assert len(queue) == len(waiting)
 
 
 def arrive(queue: FairQueue, waiting: dict[CallId, WaitingCall], call: WaitingCall) -> None:

@@ -171,7 +171,7 @@ class History:
         self.deduction.stated(variable_id, objective)
 
     def check(self) -> None:
-        """O1 to O4."""
+        """O1, O2, O3 and O4."""
         told = self.deduction.objectives()
         assert told == deduce(self.graph, self.stated, default=self.default)
         definition = Definition(self.graph, self.stated, self.default)
