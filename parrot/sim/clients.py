@@ -14,6 +14,7 @@ from random import Random
 from typing import Literal
 
 from parrot.core.service import Service
+from parrot.errors import CallError, ParrotError
 from parrot.ports.clock import Clock
 from parrot.sim.application import AppCall, Application, call_json
 from parrot.types.ids import DEFAULT_TENANT
@@ -62,14 +63,6 @@ def measured_round_trip(rng: Random) -> RoundTrip:
     return sample
 
 
-class CallFailedError(Exception):
-    """A value that a client waited for will not come."""
-
-    def __init__(self, code: str) -> None:
-        self.code = code
-        super().__init__(code)
-
-
 class Client:
     """Runs applications against a service.
 
@@ -105,13 +98,13 @@ class Client:
         try:
             for calls in application.rounds:
                 await run_round(sid, application.objective, calls, values)
-        except CallFailedError as failed:
+        except ParrotError as failed:
             error = failed.code
         except ExceptionGroup as group:
-            failures, others = group.split(CallFailedError)
+            failures, others = group.split(ParrotError)
             if others is not None or failures is None:
                 raise
-            error = str(failures.exceptions[0])
+            error = _first(failures).code
         jct_s = self._clock.now_s() - began_at_s
         records = service.graph(DEFAULT_TENANT, sid).calls if self._with_calls else ()
         await service.delete_session(DEFAULT_TENANT, sid)
@@ -188,9 +181,17 @@ class Client:
             DEFAULT_TENANT, sid, name, wait_s=WAIT_S, objective=objective
         )
         if found.value is None:
-            raise CallFailedError(found.error.code if found.error else "pending")
+            code = found.error.code if found.error else "deadline"
+            raise CallError(f"the value of {name!r} did not come", code=code)
         return found.value
 
     async def _pass(self, duration_s: float) -> None:
         if duration_s:
             await self._clock.sleep(duration_s)
+
+
+def _first(group: ExceptionGroup[ParrotError]) -> ParrotError:
+    error: ParrotError | ExceptionGroup[ParrotError] = group
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error

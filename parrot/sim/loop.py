@@ -4,8 +4,8 @@
     virtual loop   ready callbacks ─▶ clock := time of the next timer ─▶ timers that are due ─▶ …
 
 Code on it cannot tell the difference: `asyncio.sleep`, `asyncio.timeout` and `call_later` mean virtual
-seconds, and everything that happens at one instant happens in the order in which it was asked for. So a run
-depends on its inputs alone. Nothing comes from outside: there are no threads, sockets or signals in it.
+seconds. Nothing comes from outside (there are no threads, sockets or signals in it), and what is due at one
+instant runs in an order that follows from what was asked before. So a run depends on its inputs alone.
 """
 
 import asyncio
