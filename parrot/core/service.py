@@ -110,7 +110,7 @@ class Service:
             await self._fleet.wait_change()
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no new work, and wait for running calls, but not longer than `timeout_s`."""
+        """Take no new work, wait for running calls up to `timeout_s`, and commit what they gave."""
         self._draining = True
         try:
             async with asyncio.timeout(timeout_s):
@@ -119,6 +119,7 @@ class Service:
             logger.warning(
                 "%d calls still run; they go on after the next start", self._dispatcher.num_running
             )
+        await self._keeper.settle()
 
     async def close(self) -> None:
         """Stop everything and give it back. Idempotent."""

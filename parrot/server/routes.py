@@ -169,7 +169,8 @@ class SessionRoutes:
                 receive=request.receive,
                 closing=self._config.closing,
             )
-            view = later or view
+            # When the service shuts down, the value may have come in the same moment.
+            view = later or await self._service.get_variable(tenant, sid, ref)
         return variable_answer(view)
 
     async def stream_variable(self, request: Request) -> Response:
