@@ -2,7 +2,7 @@
 // for the likeliest token. Sums are in float32; results are rounded where the model in plain torch rounds them.
 
 // A parallel region costs a few microseconds; less work than this is not worth one.
-constexpr int64_t kParallelElements = 1 << 15;
+constexpr int64_t kParallelElements = 1 << 13;
 
 template <class T>
 INLINE float rms_factor(const T* row, int64_t size, float eps) {

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from parrot.engine.native.kernels import NativeKernels
 from parrot.engine.torch.grammar import OutputBound, TokenMasks
 from parrot.types.sampling import Sampling
 
@@ -29,6 +30,11 @@ class Choice:
         """End of sequence may come now."""
         return not self.sampling.ignore_eos and self.num_generated >= self.sampling.min_tokens
 
+    @property
+    def is_greedy(self) -> bool:
+        """The likeliest token is taken, whichever it is."""
+        return self.sampling.temperature <= 0 and self.bound is None
+
 
 class Sampler:
     """Chooses tokens; knows the vocabulary's size and the end-of-sequence ids."""
@@ -40,9 +46,11 @@ class Sampler:
         eos_ids: Sequence[int],
         device: torch.device,
         masks: TokenMasks | None = None,
+        kernels: NativeKernels | None = None,
     ) -> None:
         self._vocab_size = vocab_size
         self._masks = masks
+        self._kernels = kernels
         eos = [token_id for token_id in eos_ids if token_id < vocab_size]
         self._eos = torch.tensor(eos, dtype=torch.int64, device=device)
         self._device = device
@@ -55,6 +63,8 @@ class Sampler:
         further token. End-of-sequence tokens cannot be chosen while they are not heeded, nor ids for which
         the tokenizer has no token.
         """
+        if self._kernels is not None and all(choice.is_greedy for choice in choices):
+            return self._take_likeliest(self._kernels, logits, choices)
         logits = logits[:, : self._vocab_size].float()
         finite = torch.isfinite(logits).all(dim=1)
         deaf = [row for row, choice in enumerate(choices) if not choice.heeds_eos]
@@ -72,6 +82,16 @@ class Sampler:
         if bounded:
             tokens[logits.amax(dim=1) == float("-inf")] = COMPLETE
         return [token if good else None for token, good in zip(tokens.tolist(), finite.tolist(), strict=True)]
+
+    def _take_likeliest(
+        self, kernels: NativeKernels, logits: torch.Tensor, choices: Sequence[Choice]
+    ) -> list[int | None]:
+        """What `sample` does when nothing is drawn or bounded, in one pass over the logits as they are."""
+        deaf = [row for row, choice in enumerate(choices) if not choice.heeds_eos]
+        if deaf and self._eos.numel():
+            logits[torch.tensor(deaf)[:, None], self._eos] = torch.finfo(logits.dtype).min
+        tokens = kernels.argmax(logits, self._vocab_size)
+        return [token if token >= 0 else None for token in tokens]
 
     def _mask(self, logits: torch.Tensor, bounded: Sequence[int], choices: Sequence[Choice]) -> None:
         """Rule out what some rows' grammars do not allow; a whole text may end, where that is heeded."""

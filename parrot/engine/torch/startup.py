@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from parrot.engine.native.kernels import NativeKernels
 from parrot.engine.torch.batcher import Batcher
 from parrot.engine.torch.config import TorchConfig
 from parrot.engine.torch.contexts import ContextTree
@@ -43,6 +44,7 @@ class Parts:
     shape: ModelShape
     tokenizer: TorchTokenizer
     model: Decoder
+    kernels: NativeKernels | None
     path_words: str
     """What computes, and why it is not what is usual; for people."""
     runner: Runner
@@ -99,6 +101,7 @@ class Parts:
                 vocab_size=vocab_size,
                 eos_ids=self.shape.eos_ids,
                 masks=TokenMasks(self.tokenizer, self.shape.eos_ids),
+                kernels=self.kernels,
                 device=self.device,
             ),
             decoder=self.tokenizer,
@@ -181,6 +184,7 @@ def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> 
         shape=shape,
         tokenizer=tokenizer,
         model=model,
+        kernels=kernels,
         path_words=", ".join(filter(None, (_layer_words(source.why_not_fast), kernel_words, path.words))),
         runner=runner,
         tree=tree,
