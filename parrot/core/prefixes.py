@@ -10,7 +10,7 @@ A value that a call generated has a key from the moment the call is submitted: i
 client sent is keyed by itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -90,6 +90,17 @@ class PrefixIndex:
     def engines_with(self, key: PrefixKey) -> frozenset[EngineId]:
         """The engines that hold a prefix."""
         return frozenset(self._holders.get(key, ()))
+
+    def holders(self, key: PrefixKey) -> Iterator[tuple[EngineId, ContextId]]:
+        """Every context that holds a prefix."""
+        for engine_id, contexts in self._holders.get(key, {}).items():
+            for context_id in contexts:
+                yield engine_id, context_id
+
+    def held(self, engine_id: EngineId, context_id: ContextId) -> Iterator[tuple[PrefixKey, int]]:
+        """The prefixes that a context holds, and how many tokens each has."""
+        for key in self._keys.get(engine_id, {}).get(context_id, ()):
+            yield key, self._holders[key][engine_id][context_id]
 
     @property
     def num_keys(self) -> int:

@@ -181,6 +181,44 @@ def write_leading(
     )
 
 
+def expected_keys(
+    program: Program,
+    model: Model,
+    values: Callable[[VariableId], Variable],
+    will_be_generated: Callable[[VariableId], bool],
+    *,
+    tenant_id: TenantId,
+    salt: str,
+) -> tuple[PrefixKey, ...]:
+    """The keys a prompt will have before its first output, as far as they are certain: an input that is
+    pending has one already if its value will be exactly what a call generates.
+    """
+    key = root_key(salt=salt, tenant_id=tenant_id, model_hash=model.model_hash, add_bos=program.add_bos)
+    keys: list[PrefixKey] = []
+    for segment in program.segments:
+        match segment:
+            case OutputSegment():
+                break
+            case ConstantSegment():
+                key = text_key(key, segment.text, markup=segment.markup)
+            case InputSegment(variable_id=variable_id):
+                variable = values(variable_id)
+                if variable.state == "ready":
+                    key = _value_key(key, variable, model)
+                elif variable.state == "pending" and will_be_generated(variable_id):
+                    key = generated_key(key, variable_id)
+                else:
+                    break
+        keys.append(key)
+    return tuple(keys)
+
+
+def _value_key(before: PrefixKey, variable: Variable, model: Model) -> PrefixKey:
+    if variable.token_ids is not None and variable.model_hash == model.model_hash:
+        return generated_key(before, variable.variable_id)
+    return text_key(before, variable.value or "")
+
+
 def check_window(prompt: Prompt, model: Model) -> None:
     """Refuse a prompt that cannot fit into the model's window together with its outputs; never cut it
     silently.
@@ -211,7 +249,7 @@ def _segment_tokens(
         token_ids = cache.encode(model, segment.text, markup=segment.markup)
         return token_ids, text_key(key, segment.text, markup=segment.markup)
     variable = values(segment.variable_id)
+    after = _value_key(key, variable, model)
     if variable.token_ids is not None and variable.model_hash == model.model_hash:
-        return variable.token_ids, generated_key(key, variable.variable_id)
-    text = variable.value or ""
-    return cache.encode(model, text, markup=False), text_key(key, text)
+        return variable.token_ids, after
+    return cache.encode(model, variable.value or "", markup=False), after

@@ -142,6 +142,7 @@ class Service:
             group.create_task(self._journal.run(), name="journal")
             group.create_task(self._dispatcher.run(), name="dispatcher")
             group.create_task(self._runtime.ahead.run(), name="ahead")
+            group.create_task(self._runtime.retention.run(), name="retention")
             group.create_task(self._keeper.run(), name="keeper")
             for member in self._fleet.members.values():
                 group.create_task(self._fleet.supervise(member), name=f"engine {member.engine_id}")
@@ -229,7 +230,7 @@ class Service:
             session.analysis.resolved(variable.variable_id)
             self._dispatcher.touch(session)
             self._dispatcher.make_ready(session, ready)
-            self._dispatcher.fill_ahead(session, variable.consumers)
+            self._dispatcher.look_ahead(session, variable.consumers)
             return variable_view(session, variable)
 
     async def get_variable(
@@ -353,6 +354,9 @@ class Service:
             "sessions_open": len(self._keeper.sessions),
             "calls_running": self._dispatcher.num_running,
             "waiters": self._runtime.bells.num_waiting,
+            "prefixes_wanted": self._runtime.retention.num_wanted,
+            "ahead_tokens": self._runtime.ahead.num_tokens,
+            "piped_tokens": self._runtime.ahead.num_piped_tokens,
         }
 
     async def watch(self) -> AsyncGenerator[Event, None]:

@@ -18,6 +18,16 @@ from parrot.wire.requests import CallSpec, OutputParameter
 
 
 @dataclass(slots=True, kw_only=True)
+class FilledAhead:
+    """What of one context was filled before somebody asked for it. Times are seconds of the wall clock."""
+
+    first: int
+    """Its tokens from here on were filled ahead, by it or by the contexts it forks from."""
+    began_at: float
+    ended_at: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
 class CallRecord:
     """One call's history. Times are seconds of the wall clock."""
 
@@ -44,6 +54,8 @@ class CallRecord:
     num_output_tokens: int = 0
     num_ahead_tokens: int = 0
     """Of the shared tokens, those that were filled while the call waited for its inputs."""
+    filled_ahead: FilledAhead | None = None
+    """Of the context that it forked from."""
     objective: CallObjective | None = None
     """What it was placed under."""
     failure: Failure | None = None

@@ -49,6 +49,8 @@ class Context:
     """Itself when held, and each child that is in use."""
     last_used: int = 0
     """Tick of the tree at which it was last in use."""
+    value: int = 0
+    """What it is worth as cache; what is worth least is evicted first."""
     children: dict["Context", None] = field(default_factory=dict)
 
     @property
@@ -103,7 +105,7 @@ class ContextTree:
         self.num_free = num_blocks
         self.num_held = 0
         self._names: dict[ContextId, Context] = {}
-        self._evictable: list[tuple[int, int, Context]] = []
+        self._evictable: list[tuple[int, int, int, Context]] = []
         self._evicted: list[ContextId] = []
         self._tick = 0
 
@@ -220,11 +222,20 @@ class ContextTree:
             self._names.pop(context.context_id, None)
             self._collect(context)
 
+    def set_value(self, context_id: ContextId, value: int) -> None:
+        """Say what a context is worth as cache; an unknown one is ignored."""
+        context = self._names.get(context_id)
+        if context is not None and context.value != value:
+            context.value = value
+            self._offer(context)
+
     def evict(self, num_blocks: int) -> None:
-        """Evict cache, least recently used first, until so many blocks are free or no cache is left."""
+        """Evict cache until so many blocks are free or no cache is left: what is worth least first, of equals
+        what was used least recently.
+        """
         while self.num_free < num_blocks and self._evictable:
-            stamp, _, context = heapq.heappop(self._evictable)
-            if self._is_evictable(context) and context.last_used == stamp:
+            value, stamp, _, context = heapq.heappop(self._evictable)
+            if self._is_evictable(context) and (context.value, context.last_used) == (value, stamp):
                 self._evicted.append(context.context_id)
                 self.release(context, retain=False)
 
@@ -317,7 +328,8 @@ class ContextTree:
 
     def _offer(self, context: Context) -> None:
         if self._is_evictable(context):
-            heapq.heappush(self._evictable, (context.last_used, context.context_id, context))
+            entry = (context.value, context.last_used, context.context_id, context)
+            heapq.heappush(self._evictable, entry)
 
     def _collect(self, context: Context) -> None:
         """Remove a node that nothing names and nothing stands on, and its ancestors that are so then."""

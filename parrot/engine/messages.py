@@ -69,6 +69,12 @@ class Free(msgspec.Struct, tag="free", frozen=True):
     retain: bool
 
 
+class Appraise(msgspec.Struct, tag="appraise", frozen=True):
+    """`Engine.appraise`."""
+
+    values: dict[ContextId, int]
+
+
 class Ping(msgspec.Struct, tag="ping", frozen=True):
     """Asks for a sign of life."""
 
@@ -77,7 +83,7 @@ class Close(msgspec.Struct, tag="close", frozen=True):
     """Stop all work and end the process."""
 
 
-ToEngine = Start | Fill | Generate | Cancel | Free | Ping | Close
+ToEngine = Start | Fill | Generate | Cancel | Free | Appraise | Ping | Close
 
 
 class Starting(msgspec.Struct, tag="starting", frozen=True):

@@ -10,10 +10,11 @@ import select
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 
 from parrot.engine.messages import (
+    Appraise,
     Cancel,
     Chunks,
     Close,
@@ -169,6 +170,11 @@ class EngineProcess:
         """Send word that contexts are given up; what is sent later comes later."""
         if context_ids and self.lost is None:
             self._link.send(Free(context_ids=tuple(context_ids), retain=retain))
+
+    def appraise(self, values: Mapping[ContextId, int]) -> None:
+        """Send what contexts are worth."""
+        if values and self.lost is None:
+            self._link.send(Appraise(values=dict(values)))
 
     async def close(self) -> None:
         """End the process, by force if it does not go."""
@@ -350,6 +356,10 @@ class RemoteEngine:
     async def free(self, context_ids: Sequence[ContextId], *, retain: bool = False) -> None:
         """Give up contexts; returns when word is on its way."""
         self._process.free(context_ids, retain=retain)
+
+    async def appraise(self, values: Mapping[ContextId, int]) -> None:
+        """Say what contexts are worth; returns once word is on its way."""
+        self._process.appraise(values)
 
     def notices(self) -> AsyncIterator[Notice]:
         """What it has to tell, for one reader."""

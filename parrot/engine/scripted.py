@@ -218,6 +218,11 @@ class ScriptedEngine:
             self._fail(work, context_gone(work.request.context_id))
         self._note_change()
 
+    async def appraise(self, values: Mapping[ContextId, int]) -> None:
+        """Say what contexts are worth; see the port."""
+        for context_id, value in values.items():
+            self._batcher.tree.set_value(context_id, value)
+
     def notices(self) -> AsyncIterator[Notice]:
         """What it has to tell, for one reader."""
         return self._board.read()

@@ -18,6 +18,7 @@ from collections.abc import Coroutine
 
 from parrot.engine.launch import build_engine, decode_config
 from parrot.engine.messages import (
+    Appraise,
     Cancel,
     Chunk,
     Chunks,
@@ -134,14 +135,19 @@ class EngineServer:
             case Cancel(number=number):
                 if (task := self._requests.get(number)) is not None:
                     task.cancel()
-            case Free():
-                freeing = asyncio.get_running_loop().create_task(self._free(message))
-                self._others.add(freeing)
-                freeing.add_done_callback(self._others.discard)
+            case Free(context_ids=context_ids, retain=retain):
+                self._do(self._ready().free(context_ids, retain=retain))
+            case Appraise(values=values):
+                self._do(self._ready().appraise(values))
             case Ping():
                 self._pong()
             case Close():
                 self.stop()
+
+    def _do(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._others.add(task)
+        task.add_done_callback(self._others.discard)
 
     def _accept(self, number: int, serving: Coroutine[object, object, None]) -> None:
         task = asyncio.get_running_loop().create_task(serving)
@@ -174,9 +180,6 @@ class EngineServer:
             self._chunks.append(
                 Chunk(number=message.number, text=chunk.text, token_ids=chunk.token_ids, end=chunk.end)
             )
-
-    async def _free(self, message: Free) -> None:
-        await self._ready().free(message.context_ids, retain=message.retain)
 
     def _pong(self) -> None:
         if self._engine is not None:

@@ -278,6 +278,13 @@ class Engine(Protocol):
         """
         ...
 
+    async def appraise(self, values: Mapping[ContextId, int]) -> None:
+        """Say what contexts are worth as cache: what is worth least is evicted first, of equals what was used
+        least recently. A context is worth 0 until something is said. Nothing is pinned by this; unknown ids
+        are ignored.
+        """
+        ...
+
     def notices(self) -> AsyncIterator[Notice]:
         """What the engine has to tell, for one reader, until it is closed or lost."""
         ...

@@ -5,7 +5,7 @@ outputs of exactly `max_tokens` tokens, and hands out what it generates as marks
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -109,8 +109,9 @@ class SimulatedEngine:
         return self._tree
 
     def load(self) -> EngineLoad:
-        """Its load at this moment; counters as of the last step that ended."""
+        """Its load at this moment."""
         batch, tree = self._batch, self._tree
+        done = batch.num_done(self._loop.time() - self._began_at_s)
         return EngineLoad(
             num_running=batch.num_running,
             num_waiting=batch.num_waiting,
@@ -118,10 +119,10 @@ class SimulatedEngine:
             num_cached_blocks=tree.num_cached,
             num_free_blocks=tree.num_free,
             num_prefilled_tokens=batch.num_prefilled,
-            num_decoded_tokens=batch.num_decoded,
+            num_decoded_tokens=batch.num_decoded + done * batch.num_decoding,
             num_preemptions=batch.num_preemptions,
             num_evictions=self._num_evictions,
-            num_steps=batch.num_steps,
+            num_steps=batch.num_steps + done,
         )
 
     async def fill(self, request: FillRequest) -> FillResult:
@@ -163,6 +164,11 @@ class SimulatedEngine:
         for work in self._batch.free(context_ids, retain=retain):
             self._tell_work(work, context_gone(work.request.context_id))
         self._note_change()
+
+    async def appraise(self, values: Mapping[ContextId, int]) -> None:
+        """Say what contexts are worth; see the port."""
+        for context_id, value in values.items():
+            self._batch.tree.set_value(context_id, value)
 
     def notices(self) -> AsyncIterator[Notice]:
         """What it has to tell, for one reader."""

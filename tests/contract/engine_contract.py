@@ -490,6 +490,20 @@ class EngineContract(EngineCoreContract):
             assert gone.value.code == "context_gone"
             assert (await driver.fill(7, driver.ids(3), parent=(1, 32))).num_prefilled == 3
 
+    async def test_cache_that_is_worth_more_is_evicted_later(self, make_engine: MakeEngine) -> None:
+        async with driving(make_engine, Shape(num_blocks=8)) as driver:
+            for context in (1, 2, 3):
+                await driver.fill(context, driver.ids(32, f"text {context} is this "))
+                await driver.free(context, retain=True)
+            await driver.engine.appraise({ContextId(1): 50, ContextId(2): 7, ContextId(9): 3})
+            await driver.idle()
+            await driver.fill(5, driver.ids(5 * BLOCK))
+            await driver.until(lambda _: len(driver.evicted) == 2)
+            assert driver.evicted == [3, 2]
+            await driver.engine.appraise({ContextId(1): 0})
+            await driver.fill(6, driver.ids(2 * BLOCK))
+            await driver.until(lambda _: len(driver.evicted) == 3)
+
     async def test_cache_that_is_in_use_is_not_evicted(self, make_engine: MakeEngine) -> None:
         async with driving(make_engine, Shape(num_blocks=8)) as driver:
             await driver.fill(1, driver.ids(32))

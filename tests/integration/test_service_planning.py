@@ -168,3 +168,33 @@ async def test_a_tenant_with_few_calls_is_not_held_up_by_one_with_many() -> None
         await asyncio.sleep(0.3)
         light = await run(few, 4)
         assert light < await heavy / 3
+
+
+@pytest.mark.parametrize("retention", [True, False])
+async def test_what_a_waiting_call_will_need_is_evicted_last(*, retention: bool) -> None:
+    config = ServiceConfig(without=("prefill-ahead",) if retention else ("prefill-ahead", "retention"))
+    async with running_service(ScriptedConfig(num_blocks=60), config=config) as service:
+        sid = await open_session(service)
+        await submit(service, sid, call(RULES + "{{x}} {{out}}", "first", x="one"))
+        await get(service, sid, "first")
+        await submit(service, sid, call(RULES + "{{x}} {{out}}", "late", x="$unset"))
+        await asyncio.sleep(0.05)
+        for i in range(12):
+            await submit(service, sid, call(f"Other text number {i}. " * 20 + "{{out}}", f"other{i}"))
+            await get(service, sid, f"other{i}")
+        await service.set_variable(TENANT, sid, "unset", SetVariable(value="two"))
+        assert (await get(service, sid, "late")).state == "ready"
+        async with asyncio.timeout(5):
+            while service.engines().engines[0].num_evictions <= 5:
+                await asyncio.sleep(0.05)
+        shared = nodes(service, sid)["late"].tokens.shared
+        assert (shared > 150) is retention
+
+
+async def test_nothing_is_wanted_when_nothing_waits() -> None:
+    async with running_service(SLOW) as service:
+        sid = await open_session(service)
+        await submit(service, sid, *chain(4), call("{{x}} {{out}}", "never", x="$unset"))
+        await get(service, sid, "v3")
+        await service.delete_session(TENANT, sid)
+        assert service.counters()["prefixes_wanted"] == 0

@@ -21,8 +21,9 @@ from parrot.core.executor.fleet import Fleet, Member
 from parrot.core.prefixes import Match, generated_key
 from parrot.core.prompts import Leading, Model, TokenCache, write_leading
 from parrot.core.service_config import ServiceConfig
-from parrot.core.sessions import CallRecord, Session
+from parrot.core.sessions import CallRecord, FilledAhead, Session
 from parrot.errors import CallError, EngineError, RequestError
+from parrot.ports.clock import Clock
 from parrot.ports.engine import ContextRef, Engine, FillRequest
 from parrot.types.ids import ContextId, EngineId, PrefixKey, RequestId, VariableId
 
@@ -61,13 +62,14 @@ class _Pipe:
 class Ahead:
     """Decides what to fill ahead, and does it. `run` works until it is cancelled."""
 
-    def __init__(self, *, config: ServiceConfig, fleet: Fleet, tokens: TokenCache) -> None:
+    def __init__(self, *, config: ServiceConfig, fleet: Fleet, tokens: TokenCache, clock: Clock) -> None:
         self._config = config
+        self._clock = clock
         self._fleet = fleet
         self._tokens = tokens
         self._jobs: asyncio.Queue[Coroutine[None, None, None]] = asyncio.Queue()
         self._pipes: dict[VariableId, list[_Pipe]] = {}
-        self._starts: OrderedDict[tuple[EngineId, ContextId], int] = OrderedDict()
+        self._filled: OrderedDict[tuple[EngineId, ContextId], FilledAhead] = OrderedDict()
         self._num_requests = 0
         self.num_tokens = 0
         """Prompt tokens filled ahead so far."""
@@ -109,10 +111,9 @@ class Ahead:
         request = self._request(context_id, leading.token_ids[start:], match.ref if match else None)
         self._jobs.put_nowait(self._fill(member, member.engine, request))
 
-    def num_ahead(self, engine_id: EngineId, ref: ContextRef) -> int:
-        """How many of a context's first tokens were filled ahead."""
-        start = self._starts.get((engine_id, ref.context_id))
-        return 0 if start is None else max(0, ref.num_tokens - start)
+    def filled(self, engine_id: EngineId, context_id: ContextId) -> FilledAhead | None:
+        """What of a context was filled ahead; None when nothing was."""
+        return self._filled.get((engine_id, context_id))
 
     def _leading(self, session: Session, record: CallRecord, model: Model) -> Leading | None:
         if record.program is None:
@@ -152,6 +153,7 @@ class Ahead:
             await _free(engine, request.context_id, retain=False)
         else:
             self.num_tokens += result.num_prefilled
+            self._note_end(member, request.context_id)
             await _free(engine, request.context_id, retain=True)
 
     # ── pipelined fill ──────────────────────────────────────────────────────────────────────────────────────
@@ -233,6 +235,7 @@ class Ahead:
             logger.debug("a prompt does not follow its input any more: %s", error.message)
             pipe.failed, pipe.complete = True, False
         finally:
+            self._note_end(pipe.member, pipe.context_id)
             if not pipe.complete:
                 self._fleet.index.drop(pipe.member.engine_id, pipe.context_id)
             await _free(pipe.engine, pipe.context_id, retain=pipe.complete)
@@ -246,13 +249,20 @@ class Ahead:
         for key, length in zip(leading.keys, leading.lengths, strict=True):
             ref = ContextRef(context_id=context_id, num_tokens=length)
             self._fleet.index.add(member.engine_id, key, ref)
-        start = 0
+        first = 0
         if match is not None:
-            before = (member.engine_id, match.ref.context_id)
-            start = self._starts.get(before, match.ref.num_tokens)
-        self._starts[member.engine_id, context_id] = start
-        if len(self._starts) > REMEMBERED:
-            self._starts.popitem(last=False)
+            before = self.filled(member.engine_id, match.ref.context_id)
+            first = match.ref.num_tokens if before is None else min(before.first, match.ref.num_tokens)
+        self._filled[member.engine_id, context_id] = FilledAhead(
+            first=first, began_at=self._clock.wall_s()
+        )
+        if len(self._filled) > REMEMBERED:
+            self._filled.popitem(last=False)
+
+    def _note_end(self, member: Member, context_id: ContextId) -> None:
+        filled = self.filled(member.engine_id, context_id)
+        if filled is not None:
+            filled.ended_at = self._clock.wall_s()
 
     def _request(
         self, context_id: ContextId, token_ids: tuple[int, ...], parent: ContextRef | None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from parrot.core.executor.fleet import Member
 from parrot.core.executor.runtime import Runtime
+from parrot.core.prefixes import Match
 from parrot.core.prompts import Model, Prompt, PromptPart
 from parrot.core.sessions import CallRecord, Session
 from parrot.core.transforms import apply_transforms
@@ -139,9 +140,7 @@ class Attempt:
             context_id = self._new_context()
             for key, length in zip(self._keys, self._lengths, strict=True):
                 self._note_prefix(key, context_id, length)
-            self._record.num_shared_tokens = shared
-            ahead = self._runtime.ahead.num_ahead(self._member.engine_id, match.ref) if match else 0
-            self._record.num_ahead_tokens = ahead
+            self._note_shared(match)
             try:
                 return await self._request(part, context_id, token_ids[shared:], match.ref if match else None)
             except EngineError as error:
@@ -149,7 +148,7 @@ class Attempt:
                     raise
                 self._index.drop(self._member.engine_id, match.ref.context_id)
                 await self._free(retain=False)
-        self._record.num_shared_tokens = 0
+        self._note_shared(None)
         return await self._request(part, self._new_context(), token_ids, None)
 
     async def _request(
@@ -228,6 +227,16 @@ class Attempt:
                     wall_s=self._record.first_token_at,
                 )
             )
+
+    def _note_shared(self, match: Match | None) -> None:
+        """What of the prompt is there already, and what of that was filled ahead."""
+        record, shared = self._record, 0 if match is None else match.ref.num_tokens
+        ahead = None
+        if match is not None:
+            ahead = self._runtime.ahead.filled(self._member.engine_id, match.ref.context_id)
+        record.num_shared_tokens = shared
+        record.num_ahead_tokens = 0 if ahead is None else max(0, shared - ahead.first)
+        record.filled_ahead = ahead
 
     def _note_prefix(self, key: PrefixKey, context_id: ContextId, num_tokens: int) -> None:
         """Let others fork here, unless the engine is gone: nobody would take the note back."""

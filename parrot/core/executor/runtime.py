@@ -10,6 +10,7 @@ from parrot.core.executor.deltas import LiveTexts
 from parrot.core.executor.fleet import Fleet
 from parrot.core.executor.journal import Journal
 from parrot.core.executor.locks import SessionLocks
+from parrot.core.executor.retention import Retention
 from parrot.core.limits import Limits
 from parrot.core.prompts import TokenCache
 from parrot.core.service_config import ServiceConfig
@@ -33,8 +34,10 @@ class Runtime:
     lengths: OutputLengths = field(default_factory=OutputLengths)
     """How long outputs of semantic functions have been."""
     ahead: Ahead = field(init=False)
+    retention: Retention = field(init=False)
     counters: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        ahead = Ahead(config=self.config, fleet=self.fleet, tokens=self.tokens)
+        ahead = Ahead(config=self.config, fleet=self.fleet, tokens=self.tokens, clock=self.clock)
         object.__setattr__(self, "ahead", ahead)
+        object.__setattr__(self, "retention", Retention(self.fleet))

@@ -217,7 +217,7 @@ class Submission:
         self._runtime.counters["calls_submitted"] += len(event.calls)
         self._dispatcher.spread(session, added.failed)
         self._dispatcher.make_ready(session, added.ready)
-        self._dispatcher.fill_ahead(session, (call.call_id for call in event.calls))
+        self._dispatcher.look_ahead(session, (call.call_id for call in event.calls))
         if session.deadline_passed:
             self._dispatcher.fail_pending(
                 session,

@@ -42,6 +42,8 @@ class Context:
         "start",
         "state",
         "tokens",
+        "value",
+        "value",
     )
 
     def __init__(self, context_id: ContextId, parent: "Context | None", start: int) -> None:
@@ -64,6 +66,8 @@ class Context:
         self.num_users = 0
         """1 if it is live, and 1 for each child that is in use."""
         self.last_used = 0
+        self.value = 0
+        """What it is worth as cache; what is worth least is evicted first."""
 
     @property
     def num_tokens(self) -> int:
@@ -94,7 +98,7 @@ class ContextTree:
         self.num_evictions = 0
         self._by_id: dict[ContextId, Context] = {}
         self._nodes: set[Context] = set()
-        self._evictable: list[tuple[int, int, Context]] = []
+        self._evictable: list[tuple[int, int, int, Context]] = []
         self._evicted: list[ContextId] = []
         self._clock = 0
         self._num_live = 0
@@ -202,10 +206,12 @@ class ContextTree:
         return slots_of(node.runs, num_tokens, self.block_tokens)
 
     def evict_one(self) -> bool:
-        """Give up the least recently used leaf of the cache; False when there is no cache."""
+        """Give up the leaf of the cache that is worth least, of equals the least recently used; False when
+        there is no cache.
+        """
         while self._evictable:
-            last_used, _, node = heapq.heappop(self._evictable)
-            current = node in self._nodes and node.last_used == last_used
+            value, last_used, _, node = heapq.heappop(self._evictable)
+            current = node in self._nodes and (node.value, node.last_used) == (value, last_used)
             if current and not node.num_users and not node.children:
                 parent = self._detach(node)
                 if parent is not None:
@@ -277,9 +283,20 @@ class ContextTree:
         at: Context | None = node
         while at is not None and not at.num_users and not at.children:
             if at.state == "cached" and at.num_blocks:
-                heapq.heappush(self._evictable, (at.last_used, at.context_id, at))
+                self._offer(at)
                 return
             at = self._detach(at)
+
+    def set_value(self, context_id: ContextId, value: int) -> None:
+        """Say what a context is worth as cache; an unknown one is ignored."""
+        node = self._by_id.get(context_id)
+        if node is not None and node.value != value:
+            node.value = value
+            if node.state == "cached" and not node.num_users and not node.children:
+                self._offer(node)
+
+    def _offer(self, node: Context) -> None:
+        heapq.heappush(self._evictable, (node.value, node.last_used, node.context_id, node))
 
     def _detach(self, node: Context) -> Context | None:
         """Take out a leaf that is not in use; returns its parent."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
 from parrot.engine.streams import ChunkStream, NoticeBoard
 from parrot.engine.torch.config import TorchConfig
@@ -151,6 +151,10 @@ class TorchEngine:
         done.add_done_callback(self._frees.discard)
         self._steps.free(tuple(context_ids), retain=retain, reply=reply)
         await done
+
+    async def appraise(self, values: Mapping[ContextId, int]) -> None:
+        """Say what contexts are worth; see `ports.engine.Engine`."""
+        self._steps.appraise(dict(values))
 
     def notices(self) -> AsyncIterator[Notice]:
         """What the engine has to tell; see `ports.engine.Engine`."""

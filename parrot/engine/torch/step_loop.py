@@ -6,7 +6,7 @@ requests together. Torch lets go of the interpreter while it computes, so the ev
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -132,6 +132,10 @@ class StepLoop:
     def free(self, context_ids: Sequence[ContextId], *, retain: bool, reply: Reply) -> None:
         """Free contexts, stop the work on them, and answer None."""
         self._post(lambda: self._free(context_ids, retain=retain, reply=reply))
+
+    def appraise(self, values: Mapping[ContextId, int]) -> None:
+        """Say what contexts are worth as cache, before the next step."""
+        self._post(lambda: self._appraise(values))
 
     def stop(self) -> None:
         """Have the thread end after the step it is in; the last report says `lost`."""
@@ -266,6 +270,10 @@ class StepLoop:
                 self._answer(request, EngineError(f"context {context_id} was freed", code="context_gone"))
             self._tree.release(context, retain=retain)
         self._answers.append((reply, None))
+
+    def _appraise(self, values: Mapping[ContextId, int]) -> None:
+        for context_id, value in values.items():
+            self._tree.set_value(context_id, value)
 
     def _step(self) -> bool:
         """Plan and run one step; True when there is nothing to do."""

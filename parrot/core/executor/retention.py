@@ -1,0 +1,96 @@
+"""What cached contexts are worth, from what the graph says will be asked for next.
+
+A call that waits, for inputs or for an engine, wants the prefixes of its prompt; also those that end with an
+output which is still being made have a key already. A context is worth the tokens of the longest wanted
+prefix it holds, less the further away the call is that wants it: what would be computed again soonest and at
+most cost is evicted last. What nobody is known to want goes first, by recency. Nothing is pinned.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+
+from parrot.core.executor.fleet import Fleet
+from parrot.errors import EngineError
+from parrot.types.ids import CallId, ContextId, EngineId, PrefixKey
+
+
+class Retention:
+    """Keeps engines informed. `run` works until it is cancelled."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._wants: dict[CallId, tuple[tuple[PrefixKey, ...], int]] = {}
+        self._near: dict[PrefixKey, Counter[int]] = {}
+        """Key → how many calls want it, by how many stages they are away."""
+        self._dirty: set[PrefixKey] = set()
+        self._wake = asyncio.Event()
+
+    def want(self, call_id: CallId, keys: Sequence[PrefixKey], distance: int) -> None:
+        """A call that is so many stages from running will need these prefixes; replaces what it wanted
+        before.
+        """
+        self.unwant(call_id)
+        self._wants[call_id] = (tuple(keys), distance)
+        for key in keys:
+            self._near.setdefault(key, Counter())[distance] += 1
+        self._touch(keys)
+
+    def unwant(self, call_id: CallId) -> None:
+        """A call has begun to run, or never will."""
+        keys, distance = self._wants.pop(call_id, ((), 0))
+        for key in keys:
+            near = self._near[key]
+            near[distance] -= 1
+            if not near[distance]:
+                del near[distance]
+                if not near:
+                    del self._near[key]
+        self._touch(keys)
+
+    def worth(self, engine_id: EngineId, context_id: ContextId) -> int:
+        """What a context is worth now: tokens, divided by one more than the stages until they are needed."""
+        best = 0
+        for key, num_tokens in self._fleet.index.held(engine_id, context_id):
+            near = self._near.get(key)
+            if near:
+                best = max(best, num_tokens // (1 + min(near)))
+        return best
+
+    @property
+    def num_wanted(self) -> int:
+        """Prefixes that somebody wants."""
+        return len(self._near)
+
+    async def run(self) -> None:
+        """Tell engines what has changed, many changes at a time."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            for engine_id, values in self._changes().items():
+                member = self._fleet.members.get(engine_id)
+                if member is not None and member.engine is not None:
+                    await self._tell(engine_id, values)
+
+    def _touch(self, keys: Sequence[PrefixKey]) -> None:
+        if keys:
+            self._dirty.update(keys)
+            self._wake.set()
+
+    def _changes(self) -> dict[EngineId, dict[ContextId, int]]:
+        dirty, self._dirty = self._dirty, set()
+        touched = {holder for key in dirty for holder in self._fleet.index.holders(key)}
+        changes: dict[EngineId, dict[ContextId, int]] = {}
+        for engine_id, context_id in touched:
+            changes.setdefault(engine_id, {})[context_id] = self.worth(engine_id, context_id)
+        return changes
+
+    async def _tell(self, engine_id: EngineId, values: dict[ContextId, int]) -> None:
+        engine = self._fleet.members[engine_id].engine
+        if engine is None:
+            return
+        try:
+            await engine.appraise(values)
+        except EngineError:
+            # The engine is gone, and its contexts with it.
+            return
