@@ -4,13 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from parrot.cli.client import ServiceClient, service_option
 from parrot.cli.output import json_option, say, write_json, write_table
-from parrot.core.policies import POLICIES
+from parrot.core.service_config import Ingredient
 from parrot.errors import ConfigError
 from parrot.sim.comparison import Workload, summary
 from parrot.sim.cost import PRESETS
@@ -26,7 +26,6 @@ from parrot.wire.answers import GraphView
 
 RESULTS = Path("benchmarks/results")
 DEFAULT_PRESET = "a100-80g-13b"
-DEFAULT_POLICY = "app-centric" if "app-centric" in POLICIES else "longest-prefix"
 CLIENTS = click.Choice(["graph", "requests"])
 
 
@@ -50,8 +49,11 @@ CLIENTS = click.Choice(["graph", "requests"])
 @click.option(
     "--max-batch", default=256, show_default=True, type=click.IntRange(1), help="Requests in a step."
 )
-@click.option("--policy", default=DEFAULT_POLICY, show_default=True, help="How calls are given to engines.")
+@click.option("--policy", default="app-centric", show_default=True, help="How calls are given to engines.")
 @click.option("--client", default="graph", show_default=True, type=CLIENTS, help="What a client sends.")
+@click.option(
+    "--without", multiple=True, type=click.Choice(get_args(Ingredient)), help="An ingredient to switch off."
+)
 @click.option("--against", help="A second policy to compare with.")
 @click.option("--against-client", default="requests", show_default=True, type=CLIENTS, help="Its client.")
 @click.option("--count", default=20, show_default=True, type=click.IntRange(1), help="Applications.")
@@ -90,6 +92,7 @@ def sim(ctx: click.Context, /, **options: Any) -> None:
     config = SimulationConfig(
         engines=(_engine(options),) * options["engines"],
         policy=options["policy"],
+        without=options["without"],
         client=options["client"],
         round_trip=options["round_trip"],
         max_concurrent=options["concurrent"],
@@ -97,7 +100,9 @@ def sim(ctx: click.Context, /, **options: Any) -> None:
     )
     configs = [config]
     if options["against"] is not None:
-        configs.append(replace(config, policy=options["against"], client=options["against_client"]))
+        configs.append(
+            replace(config, policy=options["against"], client=options["against_client"], without=())
+        )
     results = [
         {"policy": each.policy, "client": each.client, **summary(simulate(each, workload.jobs()))}
         for each in configs

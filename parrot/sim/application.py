@@ -74,17 +74,12 @@ class Application:
         return tuple(call.name for call in self.calls if call.name not in read)
 
 
-def call_json(call: AppCall, values: Mapping[str, str], *, unshared: int | None = None) -> dict[str, Any]:
-    """A call as clients send it. Outputs found in `values` are written into the prompt, others are linked.
-
-    With `unshared`, a seed that no other prompt has, one token of it comes first, so that nothing is shared.
-    """
+def call_json(call: AppCall, values: Mapping[str, str]) -> dict[str, Any]:
+    """A call as clients send it. Outputs found in `values` are written into the prompt, others are linked."""
     template: list[str] = []
     parameters: dict[str, Any] = {}
-    if unshared is not None:
-        template.append(mark(1, unshared))
     for index, piece in enumerate(call.prompt):
-        if isinstance(piece, Text) and index == 0 and unshared is None:
+        if isinstance(piece, Text) and index == 0:
             template.append(mark(piece.num_tokens, piece.seed))
             continue
         name = f"p{index}"

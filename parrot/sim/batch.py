@@ -125,9 +125,23 @@ class StrideBatch:
         return len(self._prefilling) + len(self._decoding)
 
     @property
+    def num_decoding(self) -> int:
+        """Requests in the batch whose prompts are computed."""
+        return len(self._decoding)
+
+    @property
     def num_waiting(self) -> int:
         """Requests that are not in the batch yet, or were preempted."""
         return self._num_works - self.num_running
+
+    def num_done(self, elapsed_s: float) -> int:
+        """Decode steps of the stride under way that are over `elapsed_s` seconds after it began."""
+        stride = self._stride
+        return (
+            0
+            if stride is None or stride.steps is None
+            else stride.steps.num_done(elapsed_s, stride.num_steps)
+        )
 
     # ── requests come and go ────────────────────────────────────────────────────────────────────────────────
 

@@ -64,11 +64,7 @@ def measured_round_trip(rng: Random) -> RoundTrip:
 
 
 class Client:
-    """Runs applications against a service.
-
-    `unshared` gives a seed that no prompt has had: with it, no two prompts share anything. `with_calls` asks
-    for every call's record at the end.
-    """
+    """Runs applications against a service; `with_calls` asks for every call's record at the end."""
 
     def __init__(
         self,
@@ -77,14 +73,12 @@ class Client:
         *,
         kind: ClientKind = "graph",
         round_trip: RoundTrip = no_round_trip,
-        unshared: Callable[[], int] | None = None,
         with_calls: bool = False,
     ) -> None:
         self._service = service
         self._clock = clock
         self._kind = kind
         self._round_trip = round_trip
-        self._unshared = unshared
         self._with_calls = with_calls
 
     async def run(self, application: Application) -> Measured:
@@ -168,13 +162,8 @@ class Client:
         values[call.name] = value
 
     async def _submit(self, sid: str, calls: Sequence[AppCall], values: Mapping[str, str]) -> None:
-        request = SubmitCalls.model_validate(
-            {"calls": [call_json(call, values, unshared=self._seed()) for call in calls]}
-        )
+        request = SubmitCalls.model_validate({"calls": [call_json(call, values) for call in calls]})
         await self._service.submit(DEFAULT_TENANT, sid, request)
-
-    def _seed(self) -> int | None:
-        return self._unshared() if self._unshared is not None else None
 
     async def _get(self, sid: str, name: str, objective: Objective | None) -> str:
         found = await self._service.get_variable(

@@ -1,8 +1,8 @@
 """The fair set: our system against servers of today, same prompts and lengths, with and without a round trip.
 
-Three base lines, all with prefix caching, chunked prefill, continuous batching and all the memory there is,
-and with attention that reads shared KV once for each request: request by request; the same with routing to
-cached prefixes.
+Three base lines send request by request, with prefix caching, chunked prefill, continuous batching, all the
+memory there is, and attention that reads shared KV once for each request: in full batches; in batches that
+are small enough for somebody to wait; in full batches, routed to where prefixes are cached.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,10 +11,9 @@ from functools import partial
 from itertools import islice
 from statistics import fmean
 
-from parrot.core.policies import POLICIES
 from parrot.sim.arrivals import poisson
 from parrot.sim.chance import stream
-from parrot.sim.figures import OURS, Values, engine, our_policy
+from parrot.sim.figures import OUR_POLICY, OURS, Values, engine
 from parrot.sim.simulation import Job, SimulationConfig, simulate
 from parrot.sim.workloads import APPLICATIONS
 
@@ -42,20 +41,19 @@ WORKLOADS: Sequence[FairWorkload] = (
 )
 
 
-def base_policies() -> Mapping[str, str]:
-    """The base lines' policies by their names here."""
-    wanted = {
-        "requests": ("request-level", "fifo"),
-        "requests, routed by cache": ("cache-aware", "longest-prefix"),
-    }
-    return {name: next(each for each in names if each in POLICIES) for name, names in wanted.items()}
+BASE_POLICIES: Mapping[str, str] = {
+    "full batches": "throughput",
+    "small batches": "request-level",
+    "routed by cache": "cache-aware",
+}
+"""The base lines' policies by their names here."""
 
 
 def run_fair(workload: FairWorkload, round_trip_s: float) -> Values:
     """Mean job completion time, in seconds, of every system."""
     make: Callable[..., SimulationConfig] = partial(SimulationConfig, round_trip=round_trip_s)
-    systems = {OURS: make(engines=(engine(_PRESET),) * NUM_ENGINES, policy=our_policy(), client="graph")}
-    for name, policy in base_policies().items():
+    systems = {OURS: make(engines=(engine(_PRESET),) * NUM_ENGINES, policy=OUR_POLICY, client="graph")}
+    for name, policy in BASE_POLICIES.items():
         paged = (engine(_PRESET, reads="each"),) * NUM_ENGINES
         systems[name] = make(engines=paged, policy=policy, client="requests")
     return {name: _mean_jct(config, workload) for name, config in systems.items()}

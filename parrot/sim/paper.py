@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from parrot.errors import ConfigError
-from parrot.sim.fair import ROUND_TRIPS_S, WORKLOADS, base_policies, run_fair
-from parrot.sim.figures import FIGURES, OURS, TOLERANCE, Figure, base_policy, our_policy
+from parrot.sim.fair import BASE_POLICIES, ROUND_TRIPS_S, WORKLOADS, run_fair
+from parrot.sim.figures import BASE_POLICY, FIGURES, OUR_POLICY, OURS, TOLERANCE, Figure
 
 FORMAT = 1
 """Version of the results file's keys."""
@@ -61,9 +61,9 @@ class PaperResults:
         ran = {row.figure for row in self.rows}
         return {
             "format": FORMAT,
-            "policy": our_policy(),
-            "base_policy": base_policy(),
-            "fair_policies": dict(base_policies()),
+            "policy": OUR_POLICY,
+            "base_policy": BASE_POLICY,
+            "fair_policies": dict(BASE_POLICIES),
             "tolerance": TOLERANCE,
             "figures": [
                 {

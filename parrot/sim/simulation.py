@@ -11,11 +11,11 @@ from typing import cast
 from parrot.core.limits import Limits
 from parrot.core.policies import POLICIES
 from parrot.core.service import Service
-from parrot.core.service_config import PolicyName, ServiceConfig
+from parrot.core.service_config import Ingredient, PolicyName, ServiceConfig
 from parrot.errors import ConfigError
 from parrot.ports.engine import EngineLoad
 from parrot.sim.application import Application
-from parrot.sim.chance import counted_ids, stream, text_seeds
+from parrot.sim.chance import counted_ids, stream
 from parrot.sim.clients import Client, ClientKind, Measured, RoundTrip, measured_round_trip, no_round_trip
 from parrot.sim.engine import SimulatedConfig, SimulatedEngine, start_simulated
 from parrot.sim.loop import VirtualClock, VirtualLoop, run_virtual
@@ -51,14 +51,14 @@ class SimulationConfig:
 
     engines: tuple[SimulatedConfig, ...]
     """One for each engine."""
-    policy: str = "longest-prefix"
+    policy: str = "app-centric"
     """How ready calls are given to engines; a name of `core.policies.POLICIES`."""
     client: ClientKind = "graph"
     """Whether clients send whole applications, or one request at a time."""
     round_trip: float | None = 0.0
     """Seconds between client and service and back; None draws them as the paper's were."""
-    sharing: bool = True
-    """Without, every prompt begins with a token of its own, and nothing can be shared."""
+    without: tuple[Ingredient, ...] = ()
+    """Ingredients of the service that are switched off."""
     max_concurrent: int | None = None
     """Applications that run at one time; later ones wait at the client."""
     with_calls: bool = False
@@ -146,7 +146,9 @@ async def _simulate(
     clock = VirtualClock(loop)
     started: list[SimulatedEngine] = []
     service = Service(
-        config=ServiceConfig(policy=cast("PolicyName", config.policy), sweep_interval_s=_SWEEP_S),
+        config=ServiceConfig(
+            policy=cast("PolicyName", config.policy), without=config.without, sweep_interval_s=_SWEEP_S
+        ),
         limits=LIMITS,
         store=ForgetfulStore(),
         engines={
@@ -165,7 +167,6 @@ async def _simulate(
         clock,
         kind=config.client,
         round_trip=_round_trip(config),
-        unshared=None if config.sharing else text_seeds(stream(config.seed, "unshared")),
         with_calls=config.with_calls,
     )
     report = Report()

@@ -75,7 +75,7 @@ def test_the_fair_set_compares_with_and_without_a_round_trip(monkeypatch: pytest
 def test_what_is_run_for_us_sends_whole_graphs_and_shares() -> None:
     engine = figures.engine("a100-80g-13b", kv_tokens=4096)
     ours, base = figures.ours(engine), figures.base(engine)
-    assert (ours.client, ours.sharing, base.client, base.sharing) == ("graph", True, "requests", False)
+    assert (ours.client, ours.without, base.client, base.without) == ("graph", (), "requests", ("sharing",))
     assert engine.num_blocks == 256
 
 

@@ -84,7 +84,7 @@ def test_every_call_ends_and_every_block_returns(
         engines=(engine, engine),
         policy=policy,
         client=client,  # type: ignore[arg-type]
-        sharing=sharing,
+        without=() if sharing else ("sharing",),
         with_calls=True,
     )
     report, found = run(config, [Job(at_s=0.05 * i, application=app) for i, app in enumerate(apps)])
@@ -123,10 +123,11 @@ def test_without_sharing_every_prompt_is_filled_whole() -> None:
         for i in range(4)
     ]
     shared, alone = (
-        run(SimulationConfig(engines=(ENGINE,), sharing=sharing), jobs)[0] for sharing in (True, False)
+        run(SimulationConfig(engines=(ENGINE,), without=() if sharing else ("sharing",)), jobs)[0]
+        for sharing in (True, False)
     )
     assert shared.engines["engine-0"].num_prefilled_tokens == 1000 + 4 * 50  # type: ignore[index]
-    assert alone.engines["engine-0"].num_prefilled_tokens == 4 * 1051  # type: ignore[index]
+    assert alone.engines["engine-0"].num_prefilled_tokens == 4 * 1050  # type: ignore[index]
 
 
 def test_rounds_wait_for_each_other() -> None:
