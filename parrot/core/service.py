@@ -13,6 +13,7 @@ from parrot.core.executor.dispatcher import Dispatcher
 from parrot.core.executor.fleet import Fleet
 from parrot.core.executor.journal import Journal
 from parrot.core.executor.keeper import Keeper
+from parrot.core.executor.outlook import look_ahead
 from parrot.core.executor.runtime import Runtime
 from parrot.core.executor.streams import StreamItem, stream_session, stream_variable
 from parrot.core.executor.submission import Submission
@@ -230,7 +231,7 @@ class Service:
             session.analysis.resolved(variable.variable_id)
             self._dispatcher.touch(session)
             self._dispatcher.make_ready(session, ready)
-            self._dispatcher.look_ahead(session, variable.consumers)
+            look_ahead(self._runtime, session, variable.consumers)
             return variable_view(session, variable)
 
     async def get_variable(
@@ -309,7 +310,7 @@ class Service:
 
     def graph(self, tenant: TenantId, sid: str) -> GraphView:
         """The session's application graph."""
-        return graph_view(self._keeper.find(tenant, sid))
+        return graph_view(self._keeper.find(tenant, sid), now_s=self._clock.wall_s())
 
     # ── operation ───────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,9 +1,11 @@
 """Answers drawn from sessions and engines. Reading only."""
 
+from parrot.core.analysis.history import determining_chain
 from parrot.core.executor.fleet import Member
 from parrot.core.graph import Call
 from parrot.core.sessions import CallRecord, Session
 from parrot.core.variables import Variable
+from parrot.types.ids import CallId
 from parrot.types.objective import Objective
 from parrot.wire.answers import (
     CallCounts,
@@ -49,18 +51,29 @@ def variable_view(session: Session, variable: Variable) -> VariableView:
     )
 
 
-def graph_view(session: Session) -> GraphView:
-    """The whole application graph with everything known of its calls."""
+def graph_view(session: Session, *, now_s: float) -> GraphView:
+    """The whole application graph with everything known of its calls; `now_s` by the wall clock."""
+    critical_path = _critical_path(session)
+    critical = set(critical_path)
     return GraphView(
         session_id=session.session_id,
         calls=tuple(
-            _call_node(session, call, session.records[call.call_id]) for call in session.graph.calls.values()
+            _call_node(
+                session,
+                call,
+                session.records[call.call_id],
+                critical=call.call_id in critical,
+                slack_s=session.analysis.slack_s(call.call_id, now_s=now_s),
+            )
+            for call in session.graph.calls.values()
         ),
         variables=tuple(_variable_node(session, variable) for variable in session.graph.variables.values()),
         edges=tuple(
             Edge(source=source, target=target, variable_id=variable_id)
             for source, target, variable_id in session.graph.edges()
         ),
+        critical_path=critical_path,
+        deadline_s=session.deadline_s,
     )
 
 
@@ -95,8 +108,29 @@ def engine_view(member: Member) -> EngineView | None:
     )
 
 
-def _call_node(session: Session, call: Call, record: CallRecord) -> CallNode:
+def _critical_path(session: Session) -> tuple[CallId, ...]:
+    """What is behind the call that ended last; while calls are open, what is behind and before the one that
+    the most work waits for.
+    """
+    records = session.records
+    ran = {
+        call_id: record.done_at
+        for call_id, record in records.items()
+        if record.placed_at is not None and record.done_at is not None
+    }
+    ahead = session.analysis.critical_path()
+    last = ahead[0] if ahead else max(ran, key=ran.__getitem__, default=None)
+    if last is None:
+        return ()
+    submitted = {call_id: record.submitted_at for call_id, record in records.items()}
+    return determining_chain(session.graph, last, ended_at=ran, submitted_at=submitted) + ahead[1:]
+
+
+def _call_node(
+    session: Session, call: Call, record: CallRecord, *, critical: bool, slack_s: float | None
+) -> CallNode:
     objective = session.analysis.objective(call.call_id) or record.objective
+    why_objective = objective.why if objective else ""
     return CallNode(
         call_id=call.call_id,
         name=call.name,
@@ -105,7 +139,7 @@ def _call_node(session: Session, call: Call, record: CallRecord) -> CallNode:
         stage=call.stage,
         objective=objective.objective if objective else session.objective or DEFAULT_OBJECTIVE,
         task_group=objective.task_group if objective else None,
-        why="; ".join(reason for reason in (objective.why if objective else "", record.why) if reason),
+        why="; ".join(reason for reason in (why_objective, record.why) if reason),
         engine_id=record.engine_id,
         attempt=record.attempt,
         times=_times(session, record),
@@ -118,6 +152,10 @@ def _call_node(session: Session, call: Call, record: CallRecord) -> CallNode:
         inputs=dict(call.inputs),
         outputs=dict(call.outputs),
         error=failure_body(record.failure) if record.failure else None,
+        why_objective=why_objective,
+        why_engine=record.why,
+        critical=critical,
+        slack_s=None if slack_s is None else round(slack_s, 6),
     )
 
 
@@ -125,8 +163,11 @@ def _times(session: Session, record: CallRecord) -> Times:
     def since(at: float | None) -> float | None:
         return None if at is None else round(at - session.created_at, 6)
 
+    filled = record.filled_ahead
     return Times(
         submitted_s=round(record.submitted_at - session.created_at, 6),
+        ahead_began_s=since(filled.began_at if filled else None),
+        ahead_ended_s=since(filled.ended_at if filled else None),
         ready_s=since(record.ready_at),
         placed_s=since(record.placed_at),
         first_token_s=since(record.first_token_at),

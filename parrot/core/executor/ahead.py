@@ -253,9 +253,7 @@ class Ahead:
         if match is not None:
             before = self.filled(member.engine_id, match.ref.context_id)
             first = match.ref.num_tokens if before is None else min(before.first, match.ref.num_tokens)
-        self._filled[member.engine_id, context_id] = FilledAhead(
-            first=first, began_at=self._clock.wall_s()
-        )
+        self._filled[member.engine_id, context_id] = FilledAhead(first=first, began_at=self._clock.wall_s())
         if len(self._filled) > REMEMBERED:
             self._filled.popitem(last=False)
 

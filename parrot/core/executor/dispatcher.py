@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from functools import partial
 
 from parrot.core.executor.fleet import Member, Share
+from parrot.core.executor.outlook import look_ahead
 from parrot.core.executor.runner import Attempt, Resolved
 from parrot.core.executor.runtime import Runtime
 from parrot.core.executor.waiting import GroupHomes, Ready, WaitingRoom
 from parrot.core.graph import Spread
 from parrot.core.lowering import check_call, lower
 from parrot.core.policies import make_policy
-from parrot.core.prompts import Model, Prompt, expected_keys, write_prompt
+from parrot.core.prompts import Model, Prompt, write_prompt
 from parrot.core.scheduler import Placement, Snapshot
 from parrot.core.sessions import CallRecord, Session
 from parrot.errors import CallError, EngineError, ParrotError, RequestError
@@ -277,29 +278,6 @@ class Dispatcher:
         """
         self._stale[session.session_id] = session
 
-    def look_ahead(self, session: Session, call_ids: Iterable[CallId]) -> None:
-        """Have what is certain of the prompts of waiting calls kept where it is, and filled where there is
-        room.
-        """
-        for call_id in call_ids:
-            if session.graph.calls[call_id].state == "waiting":
-                self._want(session, session.records[call_id])
-                self._runtime.ahead.consider(session, session.records[call_id])
-
-    def _want(self, session: Session, record: CallRecord) -> None:
-        model = self._runtime.fleet.models.get(record.model)
-        if model is None or record.program is None or not self._runtime.config.has("retention"):
-            return
-        keys = expected_keys(
-            record.program,
-            model,
-            session.graph.variables.__getitem__,
-            partial(_will_be_generated, session),
-            tenant_id=session.tenant_id,
-            salt=self._runtime.config.salt,
-        )
-        self._runtime.retention.want(record.call_id, keys, _distance(session, record.call_id))
-
     def _place_ready(self, group: asyncio.TaskGroup) -> None:
         now = self._runtime.clock.wall_s()
         while self._stale:
@@ -440,7 +418,7 @@ class Dispatcher:
         self.touch(session)
         self._runtime.journal.record(events)
         self.make_ready(session, ready)
-        self.look_ahead(session, session.graph.variables[resolved.variable_id].consumers)
+        look_ahead(self._runtime, session, session.graph.variables[resolved.variable_id].consumers)
 
     def _engine_failed(self, session: Session, record: CallRecord, error: EngineError) -> None:
         """Try again what is not the call's fault; stop a call that brings engines down."""
@@ -517,23 +495,6 @@ def _first_failure(session: Session, call_id: CallId) -> Failure | None:
         if failure is not None:
             return failure
     return None
-
-
-def _will_be_generated(session: Session, variable_id: VariableId) -> bool:
-    """Whether a pending variable's value will be what a call generates, with no transform in between."""
-    producer = session.graph.variables[variable_id].producer
-    program = session.records[producer].program if producer is not None else None
-    outputs = program.outputs() if program is not None else ()
-    return any(output.variable_id == variable_id and not output.transforms for output in outputs)
-
-
-def _distance(session: Session, call_id: CallId) -> int:
-    """How far a waiting call is from running: 1 when all it waits for is being made, else 2."""
-    variables = session.graph.variables
-    missing = (v for v in session.graph.calls[call_id].inputs.values() if variables[v].state == "pending")
-    producers = (variables[variable_id].producer for variable_id in missing)
-    near = all(p is not None and session.graph.calls[p].state in {"ready", "running"} for p in producers)
-    return 1 if near else 2
 
 
 def _max_attempts(error: ParrotError, most: int) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from parrot.core.binding import Bound, bind
 from parrot.core.executor.dispatcher import LONG_TEXT_CHARS, Dispatcher
+from parrot.core.executor.outlook import look_ahead
 from parrot.core.executor.runtime import Runtime
 from parrot.core.lowering import check_call, lower
 from parrot.core.prompts import Model, Prompt, write_prompt
@@ -217,7 +218,7 @@ class Submission:
         self._runtime.counters["calls_submitted"] += len(event.calls)
         self._dispatcher.spread(session, added.failed)
         self._dispatcher.make_ready(session, added.ready)
-        self._dispatcher.look_ahead(session, (call.call_id for call in event.calls))
+        look_ahead(self._runtime, session, (call.call_id for call in event.calls))
         if session.deadline_passed:
             self._dispatcher.fail_pending(
                 session,

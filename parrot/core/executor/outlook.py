@@ -1,0 +1,49 @@
+"""What can be seen of calls that still wait for inputs: what to keep for them, and what to fill for them."""
+
+from collections.abc import Iterable
+from functools import partial
+
+from parrot.core.executor.runtime import Runtime
+from parrot.core.prompts import expected_keys
+from parrot.core.sessions import CallRecord, Session
+from parrot.types.ids import CallId, VariableId
+
+
+def look_ahead(runtime: Runtime, session: Session, call_ids: Iterable[CallId]) -> None:
+    """Have what is certain of the prompts of waiting calls kept where it is, and filled where there is room."""
+    for call_id in call_ids:
+        if session.graph.calls[call_id].state == "waiting":
+            _want(runtime, session, session.records[call_id])
+            runtime.ahead.consider(session, session.records[call_id])
+
+
+def _want(runtime: Runtime, session: Session, record: CallRecord) -> None:
+    model = runtime.fleet.models.get(record.model)
+    if model is None or record.program is None or not runtime.config.has("retention"):
+        return
+    keys = expected_keys(
+        record.program,
+        model,
+        session.graph.variables.__getitem__,
+        partial(_will_be_generated, session),
+        tenant_id=session.tenant_id,
+        salt=runtime.config.salt,
+    )
+    runtime.retention.want(record.call_id, keys, _distance(session, record.call_id))
+
+
+def _will_be_generated(session: Session, variable_id: VariableId) -> bool:
+    """Whether a pending variable's value will be what a call generates, with no transform in between."""
+    producer = session.graph.variables[variable_id].producer
+    program = session.records[producer].program if producer is not None else None
+    outputs = program.outputs() if program is not None else ()
+    return any(output.variable_id == variable_id and not output.transforms for output in outputs)
+
+
+def _distance(session: Session, call_id: CallId) -> int:
+    """How far a waiting call is from running: 1 when all it waits for is being made, else 2."""
+    variables = session.graph.variables
+    missing = (v for v in session.graph.calls[call_id].inputs.values() if variables[v].state == "pending")
+    producers = (variables[variable_id].producer for variable_id in missing)
+    near = all(p is not None and session.graph.calls[p].state in {"ready", "running"} for p in producers)
+    return 1 if near else 2
