@@ -1,4 +1,4 @@
-"""The universal engine abstraction (paper, section 6): fill, generate and free over a tree of contexts.
+"""The universal engine abstraction (paper, section 7): fill, generate and free over a tree of contexts.
 
 A **context** is the KV state of a token prefix on one engine. The service names contexts and builds the tree:
 

@@ -10,7 +10,7 @@ from parrot.types.ids import CallId, VariableId
 
 
 def look_ahead(runtime: Runtime, session: Session, call_ids: Iterable[CallId]) -> None:
-    """Have what is certain of the prompts of waiting calls kept where it is, and filled where there is room."""
+    """Have what is certain of the prompts of waiting calls kept where it is, and filled if there is room."""
     for call_id in call_ids:
         if session.graph.calls[call_id].state == "waiting":
             _want(runtime, session, session.records[call_id])
