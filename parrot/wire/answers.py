@@ -102,7 +102,11 @@ class Times(Answer):
     """When things happened to a call, in seconds since the session began."""
 
     submitted_s: float
+    ahead_began_s: float | None = None
+    """From here on the beginning of its prompt was filled while inputs were missing."""
+    ahead_ended_s: float | None = None
     ready_s: float | None = None
+    """Its inputs were there."""
     placed_s: float | None = None
     first_token_s: float | None = None
     done_s: float | None = None
@@ -132,7 +136,7 @@ class CallNode(Answer):
     objective: Objective
     task_group: str | None
     why: str
-    """Why it has this objective and was placed where it was."""
+    """Why it has this objective and was placed where it was: the two reasons below in one line."""
     engine_id: str | None
     attempt: int
     times: Times
@@ -141,6 +145,15 @@ class CallNode(Answer):
     """Placeholder → variable id."""
     outputs: dict[str, str]
     error: ErrorBody | None = None
+    why_objective: str = ""
+    """Why it has this objective."""
+    why_engine: str = ""
+    """Why its engine was chosen."""
+    critical: bool = False
+    """It lies on the critical path."""
+    slack_s: float | None = None
+    """Seconds that it can wait before a deadline is missed; below 0 it probably will be. None without a
+    deadline, and when the call has ended."""
 
 
 class VariableNode(Answer):
@@ -170,6 +183,11 @@ class GraphView(Answer):
     calls: tuple[CallNode, ...]
     variables: tuple[VariableNode, ...]
     edges: tuple[Edge, ...]
+    critical_path: tuple[str, ...] = ()
+    """Call ids in order. Of what has ended: the calls whose ends determined when the next began. Of what is
+    open: the chain of the most expected work."""
+    deadline_s: float | None = None
+    """The session's, in seconds since it began."""
 
 
 class CancelAnswer(Answer):
