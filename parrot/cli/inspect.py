@@ -5,8 +5,10 @@ from datetime import UTC, datetime
 import click
 
 from parrot.cli.client import ServiceClient, service_option
+from parrot.cli.explain import explain_lines
 from parrot.cli.graph import graph_lines
 from parrot.cli.output import json_option, say, seconds, write_json, write_table
+from parrot.cli.trace import export
 from parrot.wire.answers import CancelAnswer, EngineList, GraphView, SessionList, SessionView
 
 MAX_SESSIONS = 100
@@ -124,16 +126,23 @@ def sessions_show(service: ServiceClient, session_id: str, *, as_json: bool) -> 
 @sessions.command("graph")
 @click.argument("session_id")
 @click.option("--all", "everything", is_flag=True, help="Show every call of a stage, however many.")
+@click.option("--explain", is_flag=True, help="Say why each call ran where and when it did.")
 @service_option
 @json_option
-def sessions_graph(service: ServiceClient, session_id: str, *, everything: bool, as_json: bool) -> None:
+def sessions_graph(
+    service: ServiceClient, session_id: str, *, everything: bool, explain: bool, as_json: bool
+) -> None:
     """Draw a session's application graph."""
     graph = service.get(GraphView, f"/v1/sessions/{session_id}/graph")
     if as_json:
         write_json(graph.model_dump(mode="json"))
         return
-    for line in graph_lines(graph, max_calls=len(graph.calls)) if everything else graph_lines(graph):
+    lines = explain_lines if explain else graph_lines
+    for line in lines(graph, max_calls=len(graph.calls)) if everything else lines(graph):
         click.echo(line)
+
+
+sessions.add_command(export)
 
 
 @sessions.command("cancel")
