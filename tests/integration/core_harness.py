@@ -8,7 +8,7 @@ from typing import Any
 from parrot.core.limits import Limits
 from parrot.core.service import Service
 from parrot.core.service_config import ServiceConfig
-from parrot.engine.launch import start_here
+from parrot.engine.launch import EngineConfig, start_here
 from parrot.engine.scripted_config import ScriptedConfig
 from parrot.ports.clock import SystemClock
 from parrot.ports.store import Store
@@ -22,7 +22,7 @@ TENANT = DEFAULT_TENANT
 
 @asynccontextmanager
 async def running_service(
-    *configs: ScriptedConfig,
+    *configs: EngineConfig,
     store: Store | None = None,
     limits: Limits | None = None,
     config: ServiceConfig | None = None,
