@@ -7,6 +7,7 @@ import torch
 from parrot.engine.native.kernels import NativeKernels, load_native
 from parrot.engine.torch.attention import Attention, ReferenceAttention
 from parrot.engine.torch.config import AttentionKind, TorchConfig
+from parrot.engine.torch.cuda.check import open_triton_attention
 from parrot.engine.torch.kv_cache import KvCache, KvShape, SlotCache
 from parrot.engine.torch.models.decoder import AttentionTraits
 from parrot.engine.torch.native_attention import NativeAttention
@@ -76,6 +77,11 @@ def choose_attention(
     cache = KvCache(kv_shape, num_blocks, device)
     if kind == "reference":
         return AttentionPath(attention=ReferenceAttention(cache, traits), cache=cache, words=words)
+    if device.type == "cuda" and not traits.windows:
+        triton, triton_words = open_triton_attention(cache, num_heads=num_heads, shares=shares)
+        if triton is not None:
+            return AttentionPath(attention=triton, cache=cache, words=f"{words} by {triton_words}")
+        words += f" by torch ({triton_words})"
     return AttentionPath(attention=TreeAttention(cache, traits, shares=shares), cache=cache, words=words)
 
 

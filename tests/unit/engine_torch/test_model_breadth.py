@@ -332,6 +332,26 @@ def test_rotary_embeddings_that_change_with_length_are_kept_below_the_change(tmp
     assert choose_model(tmp_path).shape.context_tokens == 128
 
 
+def test_chunks_that_hide_tokens_unsaid_keep_contexts_below_their_size(model_dirs: Dirs) -> None:
+    model = variant(
+        "llama4",
+        "Llama4Text",
+        head_dim=16,
+        attention_chunk_size=40,
+        num_local_experts=2,
+        intermediate_size_mlp=96,
+        layer_types=["chunked_attention", "full_attention"],
+    )
+    directory = model_dirs(model)
+    decoder = choose_model(directory).load(place(torch.float32))
+    assert decoder.shape.context_tokens == 40
+    token_ids = prompt(40, seed=7)
+    with torch.no_grad():
+        expected = reference(model, directory)(torch.tensor([token_ids])).logits[0]
+    logits = logits_of(decoder, token_ids, torch.float32)
+    assert float((logits - expected).abs().max() / expected.std()) <= LOGIT_BOUNDS[torch.float32]
+
+
 def test_a_window_that_no_context_fills_is_no_window(model_dirs: Dirs) -> None:
     directory = model_dirs(FAST[3])
     assert FAST[3].name == "mistral-window"
