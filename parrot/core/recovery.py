@@ -24,6 +24,7 @@ from parrot.types.events import (
     VariableSet,
 )
 from parrot.types.ids import CallId
+from parrot.types.objective import CallObjective
 from parrot.wire.requests import CallSpec
 
 _WITHOUT_LIMITS = Limits(
@@ -137,7 +138,11 @@ def _replay_call(session: Session, event: CallPlaced | CallRetried | CallFinishe
             if graph.calls[event.call_id].state == "ready":
                 graph.start(event.call_id)
             record.attempt, record.engine_id, record.why = event.attempt, event.engine_id, event.why
-            record.placed_at = event.wall_s
+            record.placed_at, record.ready_at = event.wall_s, event.ready_wall_s
+            if event.objective is not None:
+                record.objective = CallObjective(
+                    objective=event.objective, task_group=event.task_group, why=event.why_objective
+                )
         case CallRetried():
             record.num_failures += event.failure.data.get("delivered", True) is True
             record.num_crashes += event.crashed_engine
@@ -147,6 +152,8 @@ def _replay_call(session: Session, event: CallPlaced | CallRetried | CallFinishe
             record.num_prompt_tokens = event.num_prompt_tokens
             record.num_shared_tokens = event.num_shared_tokens
             record.num_output_tokens = event.num_output_tokens
+            record.num_ahead_tokens = event.num_ahead_tokens
+            record.first_token_at = event.first_token_wall_s
             if graph.calls[event.call_id].ended:
                 return
             if event.outcome == "done":

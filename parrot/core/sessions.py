@@ -57,7 +57,7 @@ class CallRecord:
     filled_ahead: FilledAhead | None = None
     """Of the context that it forked from."""
     objective: CallObjective | None = None
-    """What it was placed under."""
+    """What it was placed under, or waits under."""
     failure: Failure | None = None
 
 

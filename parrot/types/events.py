@@ -111,6 +111,11 @@ class CallPlaced:
     why: str
     num_shared_tokens: int
     wall_s: float
+    ready_wall_s: float | None = None
+    """When its inputs were there."""
+    objective: Objective | None = None
+    task_group: str | None = None
+    why_objective: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +182,9 @@ class CallFinished:
     num_output_tokens: int
     wall_s: float
     failure: Failure | None = None
+    num_ahead_tokens: int = 0
+    first_token_wall_s: float | None = None
+    """Of the last attempt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

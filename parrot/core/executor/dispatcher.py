@@ -105,6 +105,8 @@ class Dispatcher:
         this.
         """
         ended: list[CallId] = []
+        # What waits in vain keeps the objective that it had.
+        self._ready.refresh(session, now_s=self._runtime.clock.wall_s())
         for call_id in call_ids:
             if not session.graph.calls[call_id].ended:
                 spread = session.graph.fail_call(
@@ -297,11 +299,11 @@ class Dispatcher:
 
     def _start(self, group: asyncio.TaskGroup, entry: Ready, placement: Placement) -> None:
         session, record = entry.session, entry.record
-        member = self._runtime.fleet.members[placement.engine_id]
+        member, objective = self._runtime.fleet.members[placement.engine_id], entry.seen.objective
         now = self._runtime.clock.wall_s()
         record.attempt += 1
         record.engine_id, record.why, record.placed_at = placement.engine_id, placement.why, now
-        record.num_output_tokens = 0
+        record.num_output_tokens, record.first_token_at = 0, None
         session.graph.start(record.call_id)
         self._runtime.retention.unwant(record.call_id)
         self._runtime.journal.record(
@@ -314,12 +316,16 @@ class Dispatcher:
                     why=placement.why,
                     num_shared_tokens=placement.num_shared_tokens,
                     wall_s=now,
+                    ready_wall_s=record.ready_at,
+                    objective=objective.objective,
+                    task_group=objective.task_group,
+                    why_objective=objective.why,
                 )
             ]
         )
         share = Share.of(entry.seen, placement.num_shared_tokens)
         member.take(share)
-        self._homes.enter(entry.seen.objective.task_group, placement.engine_id)
+        self._homes.enter(objective.task_group, placement.engine_id)
         self._idle.clear()
         task = group.create_task(
             self._drive(session, record, entry.model, member, share), name=record.call_id
@@ -485,6 +491,8 @@ class Dispatcher:
             num_output_tokens=record.num_output_tokens,
             wall_s=now,
             failure=record.failure,
+            num_ahead_tokens=record.num_ahead_tokens,
+            first_token_wall_s=record.first_token_at,
         )
 
 

@@ -74,8 +74,12 @@ class WaitingRoom:
             )
 
     def refresh(self, session: Session, *, now_s: float) -> None:
-        """Objectives of a session's calls were deduced anew."""
+        """Objectives of a session's calls were deduced anew; those of calls that run stay noted as they were
+        when they were placed.
+        """
         for call_id in session.analysis.changes():
+            if session.graph.calls[call_id].state in {"waiting", "ready"}:
+                session.records[call_id].objective = session.analysis.objective(call_id)
             ready = self._ready.get(call_id)
             if ready is not None:
                 self.remove(call_id)
