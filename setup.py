@@ -44,15 +44,16 @@ class BuildKernels(build_ext):
         )
 
 
-setup(
-    ext_modules=[
-        Extension(
-            "parrot.engine.native._kernels",
-            sources=[str(SOURCES / name) for name in FILES],
-            depends=[str(path) for path in sorted(SOURCES.glob("*.h"))],
-            language="c++",
-            optional=True,
-        )
-    ],
-    cmdclass={"build_ext": BuildKernels},
-)
+if __name__ == "__main__":
+    setup(
+        ext_modules=[
+            Extension(
+                "parrot.engine.native._kernels",
+                sources=[str(SOURCES / name) for name in FILES],
+                depends=[str(path) for path in sorted(SOURCES.glob("*.h"))],
+                language="c++",
+                optional=True,
+            )
+        ],
+        cmdclass={"build_ext": BuildKernels},
+    )

@@ -46,8 +46,12 @@ void add_norm_of(const NormArgs& a) {
     }
 }
 
-// x · sigmoid(x)
-INLINE Floats silu(Floats x) { return x / (exp2(x * -1.44269504f) + 1.0f); }
+// x · sigmoid(x), by a power that is at most 1.
+INLINE Floats silu(Floats x) {
+    const Mask below = x < 0.0f;
+    const Floats power = exp2(select(below, x, x * -1.0f) * 1.44269504f);
+    return x * select(below, power, all(1.0f)) / (power + 1.0f);
+}
 
 template <class T>
 void silu_mul_of(const GateArgs& a) {

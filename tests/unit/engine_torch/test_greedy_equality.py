@@ -10,9 +10,21 @@ import pytest
 import torch
 from torch_driver import VARIANTS, StartDriver, Variant
 
+from parrot.engine.native.kernels import load_native
 from parrot.engine.torch.tokenizer import load_tokenizer
 
-pytestmark = pytest.mark.parametrize("attention", ["reference", "per-request", "shared"])
+pytestmark = [
+    pytest.mark.parametrize("attention", ["reference", "per-request", "shared"]),
+    pytest.mark.parametrize(
+        "kernels",
+        [
+            "torch",
+            pytest.param(
+                "native", marks=pytest.mark.skipif(load_native() is None, reason="no native kernels here")
+            ),
+        ],
+    ),
+]
 
 BF16_BOUND = 0.06
 """In bfloat16 a token may be chosen whose log-probability, by the same weights in float32, is lower than the
@@ -49,10 +61,10 @@ def check(variant: Variant, directory: Path, tokens: Sequence[int], output: Sequ
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
 async def test_one_request_alone_equals_transformers(
-    variant: Variant, attention: str, model_dirs: Dirs, start: StartDriver
+    variant: Variant, attention: str, kernels: str, model_dirs: Dirs, start: StartDriver
 ) -> None:
     directory = model_dirs(variant)
-    driver = await start(directory, attention=attention)
+    driver = await start(directory, attention=attention, kernels=kernels)
     tokens = prompt(37, seed=1)
     result = await driver.generate(1, tokens, max_tokens=24, ignore_eos=True)
     check(variant, directory, tokens, result.token_ids)
@@ -60,11 +72,13 @@ async def test_one_request_alone_equals_transformers(
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
 async def test_a_batch_of_forks_in_small_steps_equals_transformers(
-    variant: Variant, attention: str, model_dirs: Dirs, start: StartDriver
+    variant: Variant, attention: str, kernels: str, model_dirs: Dirs, start: StartDriver
 ) -> None:
     """Batched, chunked, forked from a shared prefix inside and at its end, nested, and one unrelated."""
     directory = model_dirs(variant)
-    driver = await start(directory, attention=attention, step_tokens=11, max_batch=8, block_tokens=4)
+    driver = await start(
+        directory, attention=attention, kernels=kernels, step_tokens=11, max_batch=8, block_tokens=4
+    )
     root, middle = prompt(80, seed=2), prompt(37, seed=3)
     jobs: list[tuple[list[int], asyncio.Task[Any]]] = []
     async with asyncio.TaskGroup() as group:
@@ -91,13 +105,19 @@ async def test_a_batch_of_forks_in_small_steps_equals_transformers(
 
 @pytest.mark.parametrize("variant", VARIANTS[:1] + VARIANTS[4:5], ids=lambda v: v.name)
 async def test_preempted_requests_equal_transformers(
-    variant: Variant, attention: str, model_dirs: Dirs, start: StartDriver
+    variant: Variant, attention: str, kernels: str, model_dirs: Dirs, start: StartDriver
 ) -> None:
     directory = model_dirs(variant)
     item = 2 if variant.dtype == torch.bfloat16 else 4
     block_bytes = 2 * 2 * 2 * 16 * item * 4
     driver = await start(
-        directory, attention=attention, block_tokens=4, kv_bytes=30 * block_bytes, step_tokens=16, max_batch=8
+        directory,
+        attention=attention,
+        kernels=kernels,
+        block_tokens=4,
+        kv_bytes=30 * block_bytes,
+        step_tokens=16,
+        max_batch=8,
     )
     assert driver.engine.info.num_blocks == 30
     prompts = [prompt(10 + 3 * i, seed=40 + i) for i in range(6)]
@@ -114,11 +134,11 @@ async def test_preempted_requests_equal_transformers(
 
 
 async def test_a_second_generation_goes_on_from_the_first(
-    attention: str, model_dirs: Dirs, start: StartDriver
+    attention: str, kernels: str, model_dirs: Dirs, start: StartDriver
 ) -> None:
     variant = VARIANTS[0]
     directory = model_dirs(variant)
-    driver = await start(directory, attention=attention)
+    driver = await start(directory, attention=attention, kernels=kernels)
     tokens = prompt(20, seed=5)
     first = await driver.generate(1, tokens, max_tokens=8, ignore_eos=True)
     more = prompt(6, seed=6)
