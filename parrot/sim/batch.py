@@ -472,15 +472,18 @@ class StrideBatch:
         # Chunks may have made decoding requests give way.
         stride.num_steps = advance if self._decoding else 0
         num_tokens = float(self._step_tokens - left)
-        if stride.num_steps:
+        num_decoding = len(self._decoding) if stride.num_steps else 0
+        if num_decoding:
             reading = self._reading
-            num_tokens += len(self._decoding)
+            num_tokens += num_decoding
             num_pairs += reading.num_context_tokens
             kv_tokens += self._cost.kv_tokens_read(
                 num_context_tokens=reading.num_context_tokens, num_distinct_tokens=reading.num_distinct_tokens
             )
         self._stride = stride
-        return self._cost.step_s(num_tokens=num_tokens, num_pairs=num_pairs, kv_tokens=kv_tokens)
+        return self._cost.step_s(
+            num_tokens=num_tokens, num_pairs=num_pairs, kv_tokens=kv_tokens, num_decoding=num_decoding
+        )
 
     def _has_prompt(self, work: Work) -> bool:
         return work.stage == "prefilling" and not work.num_pending and not self.tree.missing(work.context)

@@ -1,6 +1,6 @@
-"""What one step of an engine costs: the larger of its computing and its reading, and a constant.
+"""What one step of an engine costs: the larger of its computing and its reading, and what its program adds.
 
-    step = max(flops / flops_per_s, bytes / bytes_per_s) + overhead
+    step = max(flops / flops_per_s, bytes / bytes_per_s) + overhead + request · requests
 
     flops  = flops_per_token · (prompt tokens + decoded tokens) + flops_per_pair · (query, key) pairs
     bytes  = weights + kv_bytes · tokens of KV read
@@ -61,12 +61,22 @@ class CostModel:
     bytes_per_s: float
     flops_per_s: float
     overhead_s: float
+    """What every step takes beyond its kernels."""
+    request_s: float = 0.0
+    """What each request that decodes adds to that."""
     kv_reads: KvReads = "once"
     cached_share: float = 0.65
     """With `each`: the part of repeated reads that the device's cache serves."""
 
     def __post_init__(self) -> None:
-        for name in ("weight_bytes", "kv_bytes", "flops_per_token", "flops_per_pair", "overhead_s"):
+        for name in (
+            "weight_bytes",
+            "kv_bytes",
+            "flops_per_token",
+            "flops_per_pair",
+            "overhead_s",
+            "request_s",
+        ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is not negative")
         if not (0 < self.bytes_per_s < math.inf and 0 < self.flops_per_s < math.inf):
@@ -83,13 +93,16 @@ class CostModel:
         repeated = num_context_tokens - num_distinct_tokens
         return num_distinct_tokens + repeated * (1 - self.cached_share)
 
-    def step_s(self, *, num_tokens: float, num_pairs: float, kv_tokens: float) -> float:
-        """Seconds of one step that computes `num_tokens` tokens with `num_pairs` query-key pairs and reads
-        the KV of `kv_tokens` tokens.
+    def step_s(
+        self, *, num_tokens: float, num_pairs: float, kv_tokens: float, num_decoding: int = 0
+    ) -> float:
+        """Seconds of one step that computes `num_tokens` tokens with `num_pairs` query-key pairs, reads the
+        KV of `kv_tokens` tokens, and decodes for `num_decoding` requests.
         """
         flops = self.flops_per_token * num_tokens + self.flops_per_pair * num_pairs
         read = self.weight_bytes + self.kv_bytes * kv_tokens
-        return max(flops / self.flops_per_s, read / self.bytes_per_s) + self.overhead_s
+        program_s = self.overhead_s + self.request_s * num_decoding
+        return max(flops / self.flops_per_s, read / self.bytes_per_s) + program_s
 
     def decode(self, *, batch: int, num_context_tokens: int, num_distinct_tokens: int) -> "DecodeSteps":
         """Many steps of one batch that does nothing but decode: every context grows by a token a step."""
@@ -103,7 +116,7 @@ class CostModel:
             compute_growth_s=self.flops_per_pair * batch / self.flops_per_s,
             read_s=read / self.bytes_per_s,
             read_growth_s=self.kv_bytes * batch / self.bytes_per_s,
-            overhead_s=self.overhead_s,
+            overhead_s=self.overhead_s + self.request_s * batch,
         )
 
 
@@ -166,7 +179,7 @@ A6000 = Device(name="a6000-48g", bytes_per_s=0.768e12, flops_per_s=154.8e12, mem
 H100 = Device(name="h100-80g", bytes_per_s=3.35e12, flops_per_s=989e12, memory_bytes=80e9)
 
 
-def derive(device: Device, shape: ModelShape, *, overhead_s: float) -> CostModel:
+def derive(device: Device, shape: ModelShape, *, overhead_s: float, request_s: float) -> CostModel:
     """The constants of a model on a device."""
     return CostModel(
         weight_bytes=shape.num_parameters * shape.bytes_per_value,
@@ -176,6 +189,7 @@ def derive(device: Device, shape: ModelShape, *, overhead_s: float) -> CostModel
         bytes_per_s=device.bytes_per_s * BANDWIDTH_SHARE,
         flops_per_s=device.flops_per_s * FLOPS_SHARE,
         overhead_s=overhead_s,
+        request_s=request_s,
     )
 
 
@@ -187,6 +201,8 @@ class Preset:
     shape: ModelShape
     overhead_s: float
     """What a step takes beyond its kernels."""
+    request_s: float
+    """What each decoding request adds to that."""
 
     @property
     def name(self) -> str:
@@ -195,7 +211,7 @@ class Preset:
 
     def cost(self) -> CostModel:
         """Its constants."""
-        return derive(self.device, self.shape, overhead_s=self.overhead_s)
+        return derive(self.device, self.shape, overhead_s=self.overhead_s, request_s=self.request_s)
 
     def kv_tokens(self, *, memory_share: float = 0.9) -> int:
         """Tokens whose KV fits beside the weights into a part of the memory."""
@@ -203,16 +219,13 @@ class Preset:
         return int((self.device.memory_bytes * memory_share - cost.weight_bytes) / cost.kv_bytes)
 
 
-_2023_S = 0.010
-_NOW_S = 0.002
-
 PRESETS: Mapping[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset(device=A100, shape=VICUNA_13B, overhead_s=_2023_S),
-        Preset(device=A100, shape=VICUNA_7B, overhead_s=_2023_S),
-        Preset(device=A6000, shape=VICUNA_7B, overhead_s=_2023_S),
-        Preset(device=H100, shape=LLAMA_8B, overhead_s=_NOW_S),
+        Preset(device=A100, shape=VICUNA_13B, overhead_s=0.010, request_s=0.001),
+        Preset(device=A100, shape=VICUNA_7B, overhead_s=0.010, request_s=0.001),
+        Preset(device=A6000, shape=VICUNA_7B, overhead_s=0.010, request_s=0.001),
+        Preset(device=H100, shape=LLAMA_8B, overhead_s=0.002, request_s=0.00002),
     )
 }
 """Models on devices, by name."""

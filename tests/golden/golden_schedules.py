@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from parrot.core.policies import POLICIES
 from parrot.sim.application import AppCall, Application, Ref, Text
 from parrot.sim.clients import ClientKind, Measured
 from parrot.sim.cost import PRESETS
@@ -97,9 +98,9 @@ def crowd() -> tuple[Job, ...]:
 
 
 CASES: tuple[Case, ...] = (
-    *(Case(name=f"mixed-{policy}", jobs=mixed(), policy=policy) for policy in ("fifo", "longest-prefix")),
+    *(Case(name=f"mixed-{policy}", jobs=mixed(), policy=policy) for policy in POLICIES),
     Case(name="requests-fifo", jobs=mixed(), policy="fifo", client="requests"),
-    Case(name="crowd-longest-prefix", jobs=crowd(), policy="longest-prefix", kv_tokens=1600),
+    *(Case(name=f"crowd-{policy}", jobs=crowd(), policy=policy, kv_tokens=1600) for policy in POLICIES),
 )
 
 
@@ -140,6 +141,8 @@ def _lines(measured: Measured) -> Iterator[Mapping[str, object]]:
             "done": times.done_s,
             "prompt": call.tokens.prompt,
             "shared": call.tokens.shared,
+            "objective": call.objective,
+            "group": call.task_group,
             "why": call.why,
         }
 

@@ -44,7 +44,12 @@ def test_many_decode_steps_cost_what_they_cost_one_by_one(batch: int, length: in
         steps
     )
     alone = sum(
-        COST.step_s(num_tokens=batch, num_pairs=context + i * batch, kv_tokens=context + i * batch)
+        COST.step_s(
+            num_tokens=batch,
+            num_pairs=context + i * batch,
+            kv_tokens=context + i * batch,
+            num_decoding=batch,
+        )
         for i in range(steps)
     )
     assert together == pytest.approx(alone)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from click.testing import CliRunner
 from parrot.cli.failures import Invocation
 from parrot.cli.sim import sim
 from parrot.errors import ConfigError
+from parrot.sim.figures import FIGURES, OURS
 from parrot.sim.trace import Trace, TraceCall
 
 
@@ -71,13 +73,27 @@ def test_what_cannot_be_simulated_is_refused(arguments: tuple[str, ...]) -> None
         CliRunner().invoke(sim, list(arguments), obj=Invocation(), catch_exceptions=False)
 
 
+@pytest.fixture
+def quick_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A figure 11a that takes no time."""
+    figure = replace(
+        FIGURES[0], points=(1.0, 2.0), paper={"vllm": (1.5, 9.0)}, run=lambda x: {OURS: 2.0, "vllm": 2.0 + x}
+    )
+    later = replace(figure, figure_id="11later", needs="a policy of tomorrow")
+    for module in ("parrot.sim.paper", "parrot.cli.sim"):
+        monkeypatch.setattr(f"{module}.FIGURES", (figure, later))
+
+
+@pytest.mark.usefixtures("quick_figure")
 def test_a_figure_is_run_and_written(tmp_path: Path) -> None:
     found = run_json("paper", "--only", "11a", "--no-plots", "--out", str(tmp_path))
     assert found["figures"][0]["figure"] == "11a"
     assert json.loads((tmp_path / "sim-paper.json").read_text(encoding="utf-8")) == found
 
 
+@pytest.mark.usefixtures("quick_figure")
 def test_figures_are_shown_beside_the_papers(tmp_path: Path) -> None:
-    lines = run("paper", "--only", "11a", "--no-plots", "--out", str(tmp_path)).splitlines()
+    lines = run("paper", "--only", "11", "--no-plots", "--out", str(tmp_path)).splitlines()
     assert lines[0].split() == ["FIGURE", "AT", "AGAINST", "PAPER", "OURS", "WITHIN", "20", "%"]
-    assert len(lines) == 5
+    assert [line.split()[-1] for line in lines[1:3]] == ["yes", "no"]
+    assert lines[3].endswith("not yet: needs a policy of tomorrow")
