@@ -121,10 +121,14 @@ class ApplicationGraph:
 
     def variable(self, reference: str) -> Variable:
         """The variable with this id or name; raises `NotFoundError`."""
-        found = self._variables.get(VariableId(reference)) or self.find_name(reference)
+        found = self.find(reference)
         if found is None:
             raise NotFoundError("there is no such variable in this session")
         return found
+
+    def find(self, reference: str) -> Variable | None:
+        """The variable with this id or name."""
+        return self._variables.get(VariableId(reference)) or self.find_name(reference)
 
     def call(self, reference: str) -> Call:
         """The call with this id, or the last one with this name; raises `NotFoundError`."""

@@ -12,9 +12,8 @@ from parrot.ports.engine import Tokenizer
 from parrot.types.ids import PrefixKey, TenantId, VariableId
 from parrot.types.program import ConstantSegment, InputSegment, OutputSegment, Program
 
-CACHED_TEXT_BYTES = 4096
-"""Texts up to this length are remembered with their tokens: constants of templates that are called again and
-again."""
+TEXT_CHARS_PER_TOKEN = 4
+"""What a remembered text takes, beside its tokens, is counted as one token for so many characters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,20 +56,23 @@ class Prompt:
 
 
 class TokenCache:
-    """Remembers the tokens of short texts, the most recently used ones. Safe to use from several threads."""
+    """Remembers the tokens of texts, the most recently used ones: constants of templates that are called
+    again and again, documents that many calls read. Safe to use from several threads.
+    """
 
-    def __init__(self, capacity: int = 4096, max_tokens: int = 1 << 20) -> None:
-        """`capacity` bounds the texts, `max_tokens` all their tokens together: some 40 MB."""
-        self._capacity = capacity
+    def __init__(self, max_texts: int = 4096, max_tokens: int = 1 << 20) -> None:
+        """`max_tokens` bounds all texts together, at some 40 MB; a text that is a quarter of that or more is
+        not remembered.
+        """
+        self._max_texts = max_texts
         self._max_tokens = max_tokens
-        self._num_tokens = 0
+        self.num_tokens = 0
+        """What is remembered now, in tokens."""
         self._lock = Lock()
         self._tokens: OrderedDict[tuple[str, bool, str], tuple[int, ...]] = OrderedDict()
 
     def encode(self, model: Model, text: str, *, markup: bool) -> tuple[int, ...]:
         """The tokens of `text` alone."""
-        if len(text) > CACHED_TEXT_BYTES:
-            return model.tokenizer.encode(text, markup=markup)
         key = (model.model_hash, markup, text)
         with self._lock:
             known = self._tokens.get(key)
@@ -79,12 +81,18 @@ class TokenCache:
                 return known
         token_ids = model.tokenizer.encode(text, markup=markup)
         with self._lock:
-            if key not in self._tokens:
+            size = _size(text, token_ids)
+            if key not in self._tokens and 4 * size <= self._max_tokens:
                 self._tokens[key] = token_ids
-                self._num_tokens += len(token_ids)
-            while len(self._tokens) > self._capacity or self._num_tokens > self._max_tokens:
-                self._num_tokens -= len(self._tokens.popitem(last=False)[1])
+                self.num_tokens += size
+            while len(self._tokens) > self._max_texts or self.num_tokens > self._max_tokens:
+                (_, _, oldest), its_tokens = self._tokens.popitem(last=False)
+                self.num_tokens -= _size(oldest, its_tokens)
         return token_ids
+
+
+def _size(text: str, token_ids: tuple[int, ...]) -> int:
+    return len(token_ids) + len(text) // TEXT_CHARS_PER_TOKEN
 
 
 def write_prompt(

@@ -38,10 +38,11 @@ class Variable:
         """Give the variable its value; False, and nothing changes, when it has ended already."""
         if self.state != "pending":
             return False
-        self.state = "ready"
         self.value = value
         self.token_ids = token_ids
         self.model_hash = model_hash
+        # The last, for threads that write prompts look at the state first.
+        self.state = "ready"
         return True
 
     def set_failed(self, failure: Failure) -> bool:

@@ -2,7 +2,7 @@
 
 from parrot.core.analysis.history import determining_chain
 from parrot.core.executor.fleet import Member
-from parrot.core.graph import Call
+from parrot.core.graph import Call, CallState
 from parrot.core.sessions import CallRecord, Session
 from parrot.core.variables import Variable
 from parrot.types.ids import CallId
@@ -34,7 +34,7 @@ def session_view(session: Session) -> SessionView:
         deadline_s=session.deadline_s,
         metadata=dict(session.metadata),
         created_at=session.created_at,
-        calls=CallCounts.model_validate(dict(session.graph.counts)),
+        calls=CallCounts.model_validate(_call_counts(session)),
         num_variables=len(session.graph.variables),
     )
 
@@ -126,6 +126,24 @@ def _critical_path(session: Session) -> tuple[CallId, ...]:
     return determining_chain(session.graph, last, ended_at=ran, submitted_at=submitted) + ahead[1:]
 
 
+def _call_state(session: Session, call: Call) -> CallState:
+    """A call's state as readers may see it: it has not ended until that is committed."""
+    if call.ended and any(variable_id in session.uncommitted for variable_id in call.outputs.values()):
+        return "waiting" if session.records[call.call_id].placed_at is None else "running"
+    return call.state
+
+
+def _call_counts(session: Session) -> dict[CallState, int]:
+    counts = dict(session.graph.counts)
+    producers = {session.graph.variables[variable_id].producer for variable_id in session.uncommitted}
+    for call_id in producers:
+        if call_id is not None:
+            call = session.graph.calls[call_id]
+            counts[call.state] -= 1
+            counts[_call_state(session, call)] += 1
+    return counts
+
+
 def _call_node(
     session: Session, call: Call, record: CallRecord, *, critical: bool, slack_s: float | None
 ) -> CallNode:
@@ -135,7 +153,7 @@ def _call_node(
         call_id=call.call_id,
         name=call.name,
         model=record.model,
-        state=call.state,
+        state=_call_state(session, call),
         stage=call.stage,
         objective=objective.objective if objective else session.objective or DEFAULT_OBJECTIVE,
         task_group=objective.task_group if objective else None,

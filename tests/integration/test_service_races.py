@@ -4,13 +4,16 @@ sessions end, deadlines pass. Memory and log never disagree, and nothing waits f
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from core_harness import TENANT, call, get, open_session, running_service, submit
 from store_fakes import UnsteadyStore
 
+from parrot.core.executor import dispatcher
+from parrot.core.executor.dispatcher import LONG_TEXT_CHARS
 from parrot.core.limits import Limits
+from parrot.core.prompts import Prompt, write_prompt
 from parrot.core.recovery import rebuild
 from parrot.core.service import Service
 from parrot.core.service_config import ServiceConfig
@@ -18,6 +21,7 @@ from parrot.core.sessions import Session
 from parrot.engine.scripted_config import ScriptedConfig
 from parrot.errors import ConflictError, GoneError, InvalidError, OverLimitError, ParrotError, StoreError
 from parrot.types.ids import SessionId
+from parrot.types.program import ConstantSegment, Program
 from parrot.wire.requests import CancelRequest, SessionCreate, SetVariable
 
 SLOW = ScriptedConfig(decode_step_s=0.02, tokens_per_step=1)
@@ -331,3 +335,64 @@ async def test_an_open_session_request_that_is_cancelled_leaves_no_session_that_
             await open_session(service)
         await service.delete_session(TENANT, left.session_id)
         assert await open_session(service)
+
+
+async def test_a_call_is_not_reported_done_before_that_is_stored() -> None:
+    store = UnsteadyStore()
+    async with running_service(store=store) as service:
+        sid = await open_session(service)
+        store.delay_s = 0.3
+        await submit(service, sid, call("x {{out}}", "a"))
+        async with asyncio.timeout(5):
+            while not service.engines().engines[0].num_decoded_tokens:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        view, counts = service.graph(TENANT, sid), service.session(TENANT, sid).calls
+        assert (view.calls[0].state, counts.running, counts.done) == ("running", 1, 0)
+        await get(service, sid, "a")
+        view, counts = service.graph(TENANT, sid), service.session(TENANT, sid).calls
+        assert (view.calls[0].state, counts.running, counts.done) == ("done", 0, 1)
+
+
+@pytest.mark.parametrize("num_chars", [1, LONG_TEXT_CHARS], ids=["short", "long"])
+async def test_a_fault_in_writing_one_prompt_is_that_calls_own(
+    monkeypatch: pytest.MonkeyPatch, num_chars: int
+) -> None:
+    def write(program: Program, *arguments: Any, **named: Any) -> Prompt:
+        if any(isinstance(s, ConstantSegment) and s.text.startswith("bad") for s in program.segments):
+            raise RuntimeError("a fault of ours")
+        return write_prompt(program, *arguments, **named)
+
+    monkeypatch.setattr(dispatcher, "write_prompt", write)
+    async with running_service() as service:
+        sid = await open_session(service)
+        more = "a" * num_chars
+        calls = [call(f"{kind} {{{{x}}}}{more} {{{{out}}}}", kind, x="$doc") for kind in ("bad", "good")]
+        await submit(service, sid, *calls)
+        await put(service, sid, "doc", "v")
+        bad, good = await get(service, sid, "bad"), await get(service, sid, "good")
+        assert good.state == "ready"
+        assert bad.error is not None
+        assert bad.error.code == "internal"
+        assert service.health().status == "ok"
+
+
+async def test_an_attempt_that_the_store_did_not_learn_of_is_not_numbered_again() -> None:
+    store = UnsteadyStore()
+    async with running_service(SLOW, store=store) as service:
+        sid = await open_session(service)
+        await submit(
+            service,
+            sid,
+            call("x {{out}}", "a", max_tokens=2),
+            call("{{y}} {{out}}", "b", y="$a", max_tokens=200),
+        )
+        store.gate.clear()
+        items = service.stream_variable(TENANT, sid, "b")
+        position = (await soon(anext(items))).event_id
+        await items.aclose()
+        assert position is not None
+        before = await replayed(store, sid)
+        (waiting,) = (r for r in before.records.values() if before.graph.calls[r.call_id].state == "waiting")
+        assert waiting.attempt >= int(position.partition(".")[0])
+        store.gate.set()

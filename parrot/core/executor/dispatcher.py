@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from parrot.core.executor.fleet import Member, Share
@@ -41,6 +42,15 @@ MAX_BAD_OUTPUTS = 2
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Unwritten:
+    """A call whose prompt is to be written."""
+
+    session: Session
+    record: CallRecord
+    model: Model
+
+
 class Dispatcher:
     """The executor's heart. `run` works until it is cancelled; everything else only leaves it something to
     do.
@@ -58,7 +68,6 @@ class Dispatcher:
         """Sessions in which something changed that objectives follow from."""
         self._homes = GroupHomes()
         self._running: dict[CallId, asyncio.Task[None]] = {}
-        self._preparing: dict[CallId, asyncio.Task[None]] = {}
         self.active: dict[CallId, tuple[Session, CallRecord]] = {}
         """Calls with all their inputs that have not ended, oldest first."""
         self._idle = asyncio.Event()
@@ -178,15 +187,15 @@ class Dispatcher:
         self._new.pop(call_id, None)
         self._ready.remove(call_id)
         self._runtime.retention.unwant(call_id)
-        for tasks in (self._preparing, self._running):
-            task = tasks.get(call_id)
-            if task is not None and task is not asyncio.current_task():
-                task.cancel()
+        task = self._running.get(call_id)
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
 
     # ── preparing: lower, tokenise ──────────────────────────────────────────────────────────────────────────
 
     def _prepare_new(self, group: asyncio.TaskGroup) -> None:
         num_chars = 0
+        apart: list[_Unwritten] = []
         for call_id, (session, record) in list(self._new.items()):
             model = self._runtime.fleet.models.get(record.model)
             if model is None:
@@ -195,20 +204,37 @@ class Dispatcher:
             if record.prompt is not None:
                 self._enqueue(session, record, model, record.prompt)
                 continue
-            num_chars += self._num_chars(session, call_id)
+            num_chars += _num_chars(session, call_id)
             if num_chars > LONG_TEXT_CHARS:
-                task = group.create_task(self._prepare_long(session, record, model))
-                self._preparing[call_id] = task
-                task.add_done_callback(partial(self._end_preparing, call_id))
+                apart.append(_Unwritten(session=session, record=record, model=model))
             else:
                 with self._blaming(session, record):
                     self._prepared(session, record, model, self._write(session, record, model))
+        if apart:
+            group.create_task(self._prepare_apart(apart))
 
-    async def _prepare_long(self, session: Session, record: CallRecord, model: Model) -> None:
-        with self._blaming(session, record):
-            written = await asyncio.to_thread(self._write, session, record, model)
-            self._prepared(session, record, model, written)
+    async def _prepare_apart(self, calls: list[_Unwritten]) -> None:
+        """Prepare calls in a thread, so much text at a time; who is done may be placed meanwhile."""
+        for portion in _portions(calls):
+            results = await asyncio.to_thread(self._try_write, portion)
+            for call, result in zip(portion, results, strict=True):
+                if call.record.call_id not in self.active:
+                    # It was cancelled, or its session closed.
+                    continue
+                with self._blaming(call.session, call.record):
+                    if isinstance(result, Exception):
+                        raise result
+                    self._prepared(call.session, call.record, call.model, result)
             self._runtime.fleet.wake_scheduler.set()
+
+    def _try_write(self, calls: Sequence[_Unwritten]) -> list[tuple[Program, Prompt] | Exception]:
+        results: list[tuple[Program, Prompt] | Exception] = []
+        for call in calls:
+            try:
+                results.append(self._write(call.session, call.record, call.model))
+            except Exception as error:  # noqa: BLE001  it is raised again where the call can be blamed
+                results.append(error)
+        return results
 
     def _write(self, session: Session, record: CallRecord, model: Model) -> tuple[Program, Prompt]:
         """Lower a call and write its prompt; its inputs are ready. Changes nothing, so that a thread can do
@@ -254,16 +280,6 @@ class Dispatcher:
             logger.exception("call %s failed by a fault of the service", record.call_id)
             failure = Failure(code="internal", message="a fault of the service; its log has the call's id")
             self.fail(session, [record.call_id], failure)
-
-    def _end_preparing(self, call_id: CallId, _: asyncio.Task[None]) -> None:
-        self._preparing.pop(call_id, None)
-
-    def _num_chars(self, session: Session, call_id: CallId) -> int:
-        variables = session.graph.variables
-        call = session.graph.calls[call_id]
-        spec = session.records[call_id].spec
-        template = spec.template or "".join(message.content for message in spec.messages or ())
-        return len(template) + sum(len(variables[v].value or "") for v in call.inputs.values())
 
     def _enqueue(self, session: Session, record: CallRecord, model: Model, prompt: Prompt) -> None:
         session.analysis.refresh(record.call_id)
@@ -494,6 +510,29 @@ class Dispatcher:
             num_ahead_tokens=record.num_ahead_tokens,
             first_token_wall_s=record.first_token_at,
         )
+
+
+def _num_chars(session: Session, call_id: CallId) -> int:
+    """The text that is tokenised for a call."""
+    variables = session.graph.variables
+    call = session.graph.calls[call_id]
+    spec = session.records[call_id].spec
+    template = spec.template or "".join(message.content for message in spec.messages or ())
+    return len(template) + sum(len(variables[v].value or "") for v in call.inputs.values())
+
+
+def _portions(calls: Iterable[_Unwritten]) -> Iterator[list[_Unwritten]]:
+    """The calls in portions of about as much text as is worth a thread."""
+    portion: list[_Unwritten] = []
+    num_chars = 0
+    for call in calls:
+        portion.append(call)
+        num_chars += _num_chars(call.session, call.record.call_id)
+        if num_chars > LONG_TEXT_CHARS:
+            yield portion
+            portion, num_chars = [], 0
+    if portion:
+        yield portion
 
 
 def _first_failure(session: Session, call_id: CallId) -> Failure | None:

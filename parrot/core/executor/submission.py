@@ -27,8 +27,10 @@ from parrot.types.events import CallsSubmitted, SubmittedCall
 from parrot.types.ids import IdSource, VariableId
 from parrot.types.program import Program
 from parrot.wire.answers import AcceptedCall, CallsAccepted, OutputView
-from parrot.wire.requests import CallSpec, SubmitCalls, ValueParameter
+from parrot.wire.requests import CallSpec, SubmitCalls, ValueParameter, VariableParameter
 
+CALL_CHARS = 500
+"""Binding and checking a call takes about as long as tokenising so much text."""
 MAX_BYTES_PER_TOKEN = 16
 """A prompt with more bytes than this for each token of the window is refused before it is tokenised."""
 
@@ -40,6 +42,16 @@ class _Lowered:
     program: Program
     prompt: Prompt | None
     """None while inputs are pending."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Planned:
+    """A submission that can be accepted."""
+
+    event: CallsSubmitted
+    specs: Sequence[CallSpec]
+    lowered: Sequence[_Lowered]
+    reply: CallsAccepted
 
 
 class Submission:
@@ -59,21 +71,31 @@ class Submission:
             known = await self._find_reply(session, idempotency_key)
             if known is not None:
                 return _reply_again(known, body_hash)
-            request = self._with_models(request)
-            self._check_sizes(request)
-            bound = bind(session.graph, request, fresh=self._fresh, limits=self._runtime.limits)
-            event = CallsSubmitted(
-                session_id=session.session_id,
-                calls=bound.calls,
-                variables=bound.variables,
-                wall_s=self._runtime.clock.wall_s(),
-            )
-            session.graph.check(new_calls(event), event.variables)
-            lowered = await self._lower(session, request.calls, bound)
-            reply = _accepted(session, bound)
-            await self._commit(session, event, reply, idempotency_key, body_hash)
-            self._apply(session, event, request.calls, lowered)
-            return reply
+            if _num_chars(session, request) > LONG_TEXT_CHARS:
+                planned = await asyncio.to_thread(self._plan, session, request)
+            else:
+                planned = self._plan(session, request)
+            await self._commit(session, planned.event, planned.reply, idempotency_key, body_hash)
+            self._apply(session, planned)
+            return planned.reply
+
+    def _plan(self, session: Session, request: SubmitCalls) -> _Planned:
+        """Check, bind and lower. Changes nothing, and reads only what nobody changes while the session's lock
+        is held, but for states that move on: a thread can do it.
+        """
+        request = self._with_models(request)
+        self._check_sizes(request)
+        bound = bind(session.graph, request, fresh=self._fresh, limits=self._runtime.limits)
+        event = CallsSubmitted(
+            session_id=session.session_id,
+            calls=bound.calls,
+            variables=bound.variables,
+            wall_s=self._runtime.clock.wall_s(),
+        )
+        session.graph.check(new_calls(event), event.variables)
+        lowered = self._lower_all(session, request.calls, bound)
+        reply = _accepted(session, bound)
+        return _Planned(event=event, specs=request.calls, lowered=lowered, reply=reply)
 
     async def _find_reply(self, session: Session, key: str | None) -> SentReply | None:
         if key is None:
@@ -119,21 +141,11 @@ class Submission:
                             data={"limit_bytes": limits.max_value_bytes},
                         )
 
-    async def _lower(self, session: Session, specs: Sequence[CallSpec], bound: Bound) -> list[_Lowered]:
+    def _lower_all(self, session: Session, specs: Sequence[CallSpec], bound: Bound) -> list[_Lowered]:
         """Lower every call, and tokenise those whose inputs are all there, so that what cannot work is
         refused now.
         """
         values = _Values(session, bound)
-        num_chars = sum(len(call.spec) for call in bound.calls) + sum(
-            len(variable.value or "") for variable in bound.variables
-        )
-        if num_chars > LONG_TEXT_CHARS:
-            return await asyncio.to_thread(self._lower_all, session, specs, bound, values)
-        return self._lower_all(session, specs, bound, values)
-
-    def _lower_all(
-        self, session: Session, specs: Sequence[CallSpec], bound: Bound, values: "_Values"
-    ) -> list[_Lowered]:
         lowered: list[_Lowered] = []
         for index, (spec, call) in enumerate(zip(specs, bound.calls, strict=True)):
             try:
@@ -201,15 +213,10 @@ class Submission:
         if session.closing:
             raise GoneError("the session was deleted")
 
-    def _apply(
-        self,
-        session: Session,
-        event: CallsSubmitted,
-        specs: Sequence[CallSpec],
-        lowered: Sequence[_Lowered],
-    ) -> None:
-        record_calls(session, event, specs)
-        for call, made in zip(event.calls, lowered, strict=True):
+    def _apply(self, session: Session, planned: _Planned) -> None:
+        event = planned.event
+        record_calls(session, event, planned.specs)
+        for call, made in zip(event.calls, planned.lowered, strict=True):
             record = session.records[call.call_id]
             record.program, record.prompt = made.program, made.prompt
             record.num_prompt_tokens = made.prompt.num_tokens if made.prompt else 0
@@ -250,6 +257,21 @@ class _Values:
     def is_ready(self, variable_id: VariableId) -> bool:
         """Whether its value is there."""
         return self.get(variable_id).state == "ready"
+
+
+def _num_chars(session: Session, request: SubmitCalls) -> int:
+    """A measure of the work that a submission is: its text, values of variables that it names included."""
+    num_chars = 0
+    for call in request.calls:
+        num_chars += CALL_CHARS + len(call.template or "")
+        num_chars += sum(len(message.content) for message in call.messages or ())
+        for parameter in call.parameters.values():
+            if isinstance(parameter, ValueParameter):
+                num_chars += len(parameter.value)
+            elif isinstance(parameter, VariableParameter):
+                known = session.graph.find(parameter.variable)
+                num_chars += len(known.value or "") if known else 0
+    return num_chars
 
 
 def _scope(session: Session) -> str:
