@@ -14,7 +14,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -71,27 +71,49 @@ class OutputBound:
 
 
 class TokenMasks:
-    """Which tokens the outputs of a batch may go on with. Belongs to the step loop's thread."""
+    """Which tokens the outputs of a batch may not go on with. Belongs to the step loop's thread.
 
-    def __init__(self, tokenizer: TorchTokenizer, eos_ids: Sequence[int]) -> None:
-        self._vocab_size = tokenizer.vocab_size
-        never = tokenizer.special_ids.union(eos_ids)
-        self._never = np.array([i for i in sorted(never) if i < self._vocab_size], dtype=np.int64)
+    Masks are packed, one bit a token, and stay so for as long as possible: a vocabulary is long.
+    """
+
+    def __init__(self, tokenizer: TorchTokenizer, *, eos_ids: Sequence[int], vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+        self._num_words = -(-tokenizer.vocab_size // 32)
+        beyond = range(vocab_size, self._num_words * 32)
+        self._never = self._pack([*tokenizer.special_ids, *eos_ids, *beyond])
+        self._not_eos = ~self._pack([i for i in eos_ids if i < vocab_size])
         self._executor: LLExecutor | None = None
 
-    def allowed(self, bounds: Sequence[OutputBound]) -> torch.Tensor:
-        """Boolean [bounds, tokenizer's vocabulary], on the CPU: the tokens that lead on to a whole text.
+    def forbidden(
+        self, bounds: Sequence[OutputBound], may_end: Sequence[bool]
+    ) -> tuple[torch.Tensor, list[bool]]:
+        """Boolean [bounds, vocabulary], on the CPU, and whether each bound forbids all tokens.
 
-        Special tokens, ends of sequence too, are never among them.
+        Special tokens are always forbidden; ends of sequence are not, where the output may end.
         """
+        words = np.zeros((len(bounds), self._num_words), dtype=np.int32)
+        self._compute(bounds, words)
+        np.invert(words, out=words)
+        words |= self._never
+        words[np.array(may_end, dtype=bool)] &= self._not_eos
+        bits = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little", count=self._vocab_size)
+        return torch.from_numpy(bits.view(np.bool_)), (words == -1).all(axis=1).tolist()
+
+    def _compute(self, bounds: Sequence[OutputBound], words: np.ndarray[tuple[int, int], Any]) -> None:
+        """The packed tokens that lead on to a whole text."""
+        num_bytes = self._num_words * 4
+        if len(bounds) == 1:
+            bounds[0].matcher.unsafe_compute_mask_ptr(words.ctypes.data, num_bytes)
+            return
         if self._executor is None:
             self._executor = LLExecutor()
-        words = np.zeros((len(bounds), -(-self._vocab_size // 32)), dtype=np.int32)
         matchers = [(bound.matcher, row) for row, bound in enumerate(bounds)]
-        self._executor.unsafe_compute_mask_ptr(matchers, words.ctypes.data, words.shape[1] * 4, len(bounds))
-        bits = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little", count=self._vocab_size)
-        bits[:, self._never] = 0
-        return torch.from_numpy(bits).bool()
+        self._executor.unsafe_compute_mask_ptr(matchers, words.ctypes.data, num_bytes, len(bounds))
+
+    def _pack(self, token_ids: Sequence[int]) -> np.ndarray[tuple[int], Any]:
+        bits = np.zeros(self._num_words * 32, dtype=np.uint8)
+        bits[[i for i in token_ids if i < len(bits)]] = 1
+        return np.packbits(bits, bitorder="little").view(np.int32)
 
 
 class GrammarCompiler:

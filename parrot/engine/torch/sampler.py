@@ -72,15 +72,14 @@ class Sampler:
             rows = torch.tensor(deaf, device=self._device)
             logits[rows[:, None], self._eos] = float("-inf")
         bounded = [row for row, choice in enumerate(choices) if choice.bound is not None]
-        if bounded:
-            self._mask(logits, bounded, choices)
+        complete = self._mask(logits, bounded, choices) if bounded else []
         tokens = logits.argmax(dim=1)
         drawn = [row for row, choice in enumerate(choices) if choice.sampling.temperature > 0]
         if drawn:
             rows = torch.tensor(drawn, device=self._device)
             tokens[rows] = self._draw(logits[rows], [choices[row] for row in drawn])
-        if bounded:
-            tokens[logits.amax(dim=1) == float("-inf")] = COMPLETE
+        if complete:
+            tokens[complete] = COMPLETE
         return [token if good else None for token, good in zip(tokens.tolist(), finite.tolist(), strict=True)]
 
     def _take_likeliest(
@@ -93,15 +92,24 @@ class Sampler:
         tokens = kernels.argmax(logits, self._vocab_size)
         return [token if token >= 0 else None for token in tokens]
 
-    def _mask(self, logits: torch.Tensor, bounded: Sequence[int], choices: Sequence[Choice]) -> None:
-        """Rule out what some rows' grammars do not allow; a whole text may end, where that is heeded."""
+    def _mask(self, logits: torch.Tensor, bounded: Sequence[int], choices: Sequence[Choice]) -> list[int]:
+        """Rule out what some rows' grammars do not allow; a whole text may end, where that is heeded.
+
+        Returns the rows that allow nothing.
+        """
         assert self._masks is not None, "bounds need masks"
         bounds = [bound for choice in choices if (bound := choice.bound) is not None]
-        allowed = self._masks.allowed(bounds)[:, : self._vocab_size].to(self._device)
-        ending = [at for at, bound in enumerate(bounds) if bound.may_end and choices[bounded[at]].heeds_eos]
-        allowed[torch.tensor(ending, dtype=torch.int64, device=self._device)[:, None], self._eos] = True
-        rows = torch.tensor(bounded, device=self._device)
-        logits[rows] = logits[rows].masked_fill_(~allowed, float("-inf"))
+        may_end = [
+            choices[row].heeds_eos and bound.may_end for row, bound in zip(bounded, bounds, strict=True)
+        ]
+        forbidden, empty = self._masks.forbidden(bounds, may_end)
+        forbidden = forbidden.to(self._device)
+        if len(bounded) == len(choices):
+            logits.masked_fill_(forbidden, float("-inf"))
+        else:
+            rows = torch.tensor(bounded, device=self._device)
+            logits[rows] = logits[rows].masked_fill_(forbidden, float("-inf"))
+        return [row for row, is_empty in zip(bounded, empty, strict=True) if is_empty]
 
     def _draw(self, logits: torch.Tensor, choices: Sequence[Choice]) -> torch.Tensor:
         """Temperature, then top-k, top-p and min-p, then a draw by the inverse of the distribution."""

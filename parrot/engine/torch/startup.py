@@ -100,7 +100,7 @@ class Parts:
             sampler=Sampler(
                 vocab_size=vocab_size,
                 eos_ids=self.shape.eos_ids,
-                masks=TokenMasks(self.tokenizer, self.shape.eos_ids),
+                masks=TokenMasks(self.tokenizer, eos_ids=self.shape.eos_ids, vocab_size=vocab_size),
                 kernels=self.kernels,
                 device=self.device,
             ),

@@ -337,7 +337,7 @@ async def test_an_output_ends_where_its_text_is_whole_and_the_model_says_so(tiny
     eos_id = min(tokenizer.special_ids)
     (letter,) = tokenizer.encode("a")
     (other,) = tokenizer.encode("b")
-    masks = TokenMasks(tokenizer, [eos_id])
+    masks = TokenMasks(tokenizer, eos_ids=[eos_id], vocab_size=tokenizer.vocab_size)
     device = torch.device("cpu")
     sampler = Sampler(vocab_size=tokenizer.vocab_size, eos_ids=[eos_id], device=device, masks=masks)
     compiler = GrammarCompiler(tokenizer, [eos_id])
