@@ -47,16 +47,24 @@ class _Pipe:
     member: Member
     engine: Engine
     context_id: ContextId
-    parent: ContextRef | None
+    leading: Leading
+    """What stands before the output in the prompt."""
     key: PrefixKey
     """Of the prefix that ends with the output."""
     length: int
     """Tokens that were handed to it, ancestors' included."""
-    pending: list[int]
+    pending: list[int] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    begun: bool = False
+    """The engine knows the context."""
     closed: bool = False
     complete: bool = False
     failed: bool = False
+
+    @property
+    def came_to_nothing(self) -> bool:
+        """Whether its output has ended, or its engine has, before it could begin."""
+        return self.closed or self.member.engine is not self.engine
 
 
 class Ahead:
@@ -99,17 +107,13 @@ class Ahead:
         if leading is None or len(leading.token_ids) < MIN_TOKENS:
             return
         member = self._where(session, leading, model)
-        if member is None or member.engine is None:
-            return
-        index, engine_id = self._fleet.index, member.engine_id
-        match = index.longest(engine_id, leading.keys)
-        start = match.ref.num_tokens if match else 0
-        if len(leading.token_ids) - start < MIN_TOKENS:
-            return
-        context_id = member.new_context()
-        self._note(member, context_id, leading, match)
-        request = self._request(context_id, leading.token_ids[start:], match.ref if match else None)
-        self._jobs.put_nowait(self._fill(member, member.engine, request))
+        if member is not None and member.engine is not None and self._missing(member, leading) >= MIN_TOKENS:
+            self._jobs.put_nowait(self._fill(member, member.engine, leading))
+
+    def _missing(self, member: Member, leading: Leading) -> int:
+        """Tokens of a prompt's beginning that no context of the engine holds."""
+        match = self._fleet.index.longest(member.engine_id, leading.keys)
+        return len(leading.token_ids) - (match.ref.num_tokens if match else 0)
 
     def filled(self, engine_id: EngineId, context_id: ContextId) -> FilledAhead | None:
         """What of a context was filled ahead; None when nothing was."""
@@ -144,7 +148,13 @@ class Ahead:
         free = [m for m in holders or up if _has_room(m)]
         return min(free, key=lambda member: member.num_calls, default=None)
 
-    async def _fill(self, member: Member, engine: Engine, request: FillRequest) -> None:
+    async def _fill(self, member: Member, engine: Engine, leading: Leading) -> None:
+        if self._missing(member, leading) < MIN_TOKENS or member.engine is not engine:
+            return
+        context_id = member.new_context()
+        match = self._note(member, context_id, leading)
+        start = match.ref.num_tokens if match else 0
+        request = self._request(context_id, leading.token_ids[start:], match.ref if match else None)
         try:
             result = await engine.fill(request)
         except (EngineError, CallError, RequestError) as error:
@@ -182,21 +192,15 @@ class Ahead:
     def _open(
         self, session: Session, member: Member, engine: Engine, leading: Leading, key: PrefixKey
     ) -> _Pipe:
-        match = self._fleet.index.longest(member.engine_id, leading.keys)
-        start = match.ref.num_tokens if match else 0
-        context_id = member.new_context()
-        self._note(member, context_id, leading, match)
         pipe = _Pipe(
             session=session,
             member=member,
             engine=engine,
-            context_id=context_id,
-            parent=match.ref if match else None,
+            context_id=member.new_context(),
+            leading=leading,
             key=key,
             length=len(leading.token_ids),
-            pending=list(leading.token_ids[start:]),
         )
-        pipe.wake.set()
         self._jobs.put_nowait(self._pump(pipe))
         return pipe
 
@@ -214,13 +218,20 @@ class Ahead:
         here.
         """
         for pipe in self._pipes.pop(variable_id, ()):
-            pipe.closed, pipe.complete = True, exact and not pipe.failed
+            pipe.closed, pipe.complete = True, exact and pipe.begun and not pipe.failed
             if pipe.complete:
                 ref = ContextRef(context_id=pipe.context_id, num_tokens=pipe.length)
                 self._fleet.index.add(pipe.member.engine_id, pipe.key, ref)
             pipe.wake.set()
 
     async def _pump(self, pipe: _Pipe) -> None:
+        if pipe.came_to_nothing:
+            return
+        match = self._note(pipe.member, pipe.context_id, pipe.leading)
+        parent = match.ref if match else None
+        pipe.pending[:0] = pipe.leading.token_ids[parent.num_tokens if parent else 0 :]
+        pipe.begun = True
+        pipe.wake.set()
         try:
             while not (pipe.closed and not pipe.pending):
                 await pipe.wake.wait()
@@ -229,7 +240,7 @@ class Ahead:
                     break
                 token_ids, pipe.pending = tuple(pipe.pending), []
                 if token_ids:
-                    result = await pipe.engine.fill(self._request(pipe.context_id, token_ids, pipe.parent))
+                    result = await pipe.engine.fill(self._request(pipe.context_id, token_ids, parent))
                     self.num_tokens += result.num_prefilled
         except (EngineError, CallError, RequestError) as error:
             logger.debug("a prompt does not follow its input any more: %s", error.message)
@@ -242,13 +253,19 @@ class Ahead:
 
     # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _note(self, member: Member, context_id: ContextId, leading: Leading, match: Match | None) -> None:
-        """Let others fork from a context that is to be filled, and remember from where on it was filled
-        ahead.
+    def _note(self, member: Member, context_id: ContextId, leading: Leading) -> Match | None:
+        """Let others fork from a context where none could before, and remember from where on it was filled
+        ahead. Gives what it is to fork from itself.
+
+        Whoever calls this tells the engine of the context before anything else can run: else the engine would
+        be asked to fork from what it does not know.
         """
+        match = self._fleet.index.longest(member.engine_id, leading.keys)
+        held = match.ref.num_tokens if match else 0
         for key, length in zip(leading.keys, leading.lengths, strict=True):
-            ref = ContextRef(context_id=context_id, num_tokens=length)
-            self._fleet.index.add(member.engine_id, key, ref)
+            if length > held:
+                ref = ContextRef(context_id=context_id, num_tokens=length)
+                self._fleet.index.add(member.engine_id, key, ref)
         first = 0
         if match is not None:
             before = self.filled(member.engine_id, match.ref.context_id)
@@ -256,6 +273,7 @@ class Ahead:
         self._filled[member.engine_id, context_id] = FilledAhead(first=first, began_at=self._clock.wall_s())
         if len(self._filled) > REMEMBERED:
             self._filled.popitem(last=False)
+        return match
 
     def _note_end(self, member: Member, context_id: ContextId) -> None:
         filled = self.filled(member.engine_id, context_id)
