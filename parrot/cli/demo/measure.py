@@ -40,6 +40,8 @@ class Measured:
     num_prompt_tokens: int
     num_shared_tokens: int
     """Prompt tokens that were not computed, for a context held them already."""
+    num_ahead_tokens: int
+    """Of these, tokens that had been computed while other inputs of the call were being made."""
     num_prefilled_tokens: int
     """Prompt tokens that were computed."""
     num_output_tokens: int
@@ -205,6 +207,7 @@ def _measured(
         num_round_trips=num_round_trips,
         num_prompt_tokens=prompt,
         num_shared_tokens=shared,
+        num_ahead_tokens=sum(call.tokens.ahead for call in calls),
         num_prefilled_tokens=prompt - shared,
         num_output_tokens=sum(call.tokens.output for call in calls),
         graph=graphs[0] if way == "application" else None,

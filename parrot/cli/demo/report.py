@@ -5,9 +5,12 @@ from dataclasses import fields
 
 from parrot.cli.demo.applications import APPLICATIONS
 from parrot.cli.demo.measure import WAYS, Measured, Way
+from parrot.cli.timeline import timeline_lines
 
-COLUMNS = ("calls", "trips", "seconds", "prefilled", "shared", "generated")
-WIDTHS = (7, 7, 9, 11, 9, 11)
+COLUMNS = ("calls", "trips", "seconds", "prefilled", "shared", "ahead", "generated")
+WIDTHS = (6, 6, 9, 10, 8, 8, 10)
+DRAWN = "coding_team"
+"""The application whose timeline is drawn."""
 ROW_TITLES: dict[Way, str] = {
     "application": "as an application",
     "cached": "single, cached",
@@ -40,6 +43,7 @@ def report_lines(runs: Sequence[Measured], *, note: str | None) -> Iterator[str]
             if run is not None:
                 yield _row(f"  {ROW_TITLES[way]}", _cells(run))
     yield ""
+    yield from _timeline(results)
     yield "saved in all, by giving whole applications to the service"
     for way in WAYS[1:]:
         yield saved_line(results, way)
@@ -48,10 +52,22 @@ def report_lines(runs: Sequence[Measured], *, note: str | None) -> Iterator[str]
     counted = f"medians of {repeats} runs each" if repeats > 1 else "one run each"
     yield f"Same engine, same prompts, same output lengths; {counted}, in the"
     yield "order of the rows. trips: times the client asks and waits. prefilled: prompt"
-    yield "tokens computed. single: one request a call, independent ones at once."
-    yield "cached: common prefixes are found all the same. unshared: no two begin alike."
+    yield "tokens computed. shared: those that were there. ahead: shared ones that had been"
+    yield "computed while other inputs were being made. single: one request a call,"
+    yield "independent ones at once. cached: common prefixes are found all the same."
+    yield "unshared: no two begin alike."
     if note:
         yield note
+
+
+def _timeline(results: Mapping[tuple[str, Way], Measured]) -> Iterator[str]:
+    run = results.get((DRAWN, "application"))
+    if run is None or run.graph is None:
+        return
+    (title,) = (application.title for application in APPLICATIONS if application.name == DRAWN)
+    yield f"{title}, as an application (▸ critical path)"
+    yield from timeline_lines(run.graph)
+    yield ""
 
 
 def saved_line(results: Mapping[tuple[str, Way], Measured], way: Way) -> str:
@@ -95,6 +111,7 @@ def _cells(run: Measured) -> tuple[str, ...]:
         f"{run.duration_s:.2f}",
         f"{run.num_prefilled_tokens:,}",
         f"{run.num_shared_tokens:,}",
+        f"{run.num_ahead_tokens:,}",
         f"{run.num_output_tokens:,}",
     )
 
@@ -110,5 +127,6 @@ def _total(results: Mapping[tuple[str, Way], Measured], way: Way) -> dict[str, f
         "round_trips": sum(run.num_round_trips for run in runs),
         "prefilled": sum(run.num_prefilled_tokens for run in runs),
         "shared": sum(run.num_shared_tokens for run in runs),
+        "ahead": sum(run.num_ahead_tokens for run in runs),
         "generated": sum(run.num_output_tokens for run in runs),
     }

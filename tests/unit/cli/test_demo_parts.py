@@ -85,6 +85,7 @@ def measured(application: str, way: Way, duration_s: float) -> Measured:
         num_round_trips=2 if way == "application" else 10,
         num_prompt_tokens=1000,
         num_shared_tokens=0 if way == "alone" else 400,
+        num_ahead_tokens=150 if way == "application" else 0,
         num_prefilled_tokens=1000 if way == "alone" else 600,
         num_output_tokens=500,
     )
@@ -108,7 +109,7 @@ def test_the_report_tells_medians_and_what_was_saved_in_80_columns() -> None:
     lines = list(report_lines(_runs(), note=None))
     assert max(map(len, lines)) <= 80
     (row,) = [line for line in lines[1:3] if "as an application" in line]
-    assert row.split() == ["as", "an", "application", "10", "2", "2.00", "600", "400", "500"]
+    assert row.split() == ["as", "an", "application", "10", "2", "2.00", "600", "400", "150", "500"]
     (saved,) = [line for line in lines if "against single, unshared" in line]
     assert saved.split()[3:] == ["6.00", "s", "2.00x", "1,200", "tokens", "24", "trips"]
     assert any("medians of 3 runs each" in line for line in lines)
@@ -120,6 +121,20 @@ def test_the_report_as_data_has_every_run_and_the_totals() -> None:
     assert isinstance(runs, list)
     assert len(runs) == 27
     assert data["saved"] == {
-        "cached": {"duration_s": 3.0, "round_trips": 24, "prefilled": 0, "shared": 0, "generated": 0},
-        "alone": {"duration_s": 6.0, "round_trips": 24, "prefilled": 1200, "shared": -1200, "generated": 0},
+        "cached": {
+            "duration_s": 3.0,
+            "round_trips": 24,
+            "prefilled": 0,
+            "shared": 0,
+            "ahead": -450,
+            "generated": 0,
+        },
+        "alone": {
+            "duration_s": 6.0,
+            "round_trips": 24,
+            "prefilled": 1200,
+            "shared": -1200,
+            "ahead": -450,
+            "generated": 0,
+        },
     }
