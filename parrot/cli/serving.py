@@ -1,6 +1,7 @@
 """What `parrot serve` does: from settings to a service that listens, until it is told to stop."""
 
 import asyncio
+import gc
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from parrot.config import Loaded, Settings, load_settings
 from parrot.config.directories import default_store
 from parrot.core.service import Service
 from parrot.engine.launch import INSTALL_HINT
-from parrot.errors import ConfigError, EngineError
+from parrot.errors import ConfigError, EngineError, ParrotError
 from parrot.ports.clock import Clock, SystemClock
 from parrot.server.app import create_app
 from parrot.server.run import serve as serve_app
@@ -38,6 +39,8 @@ OPTIONS = {
 """Dotted key → the option that sets it."""
 
 COUNTDOWN_STEP_S = 1.0
+COLLECTION_THRESHOLDS = (50_000, 20, 50)
+"""Objects, and rounds of the younger generation, after which the cycle collector looks at a generation."""
 
 
 def serve_until_stopped(
@@ -98,10 +101,12 @@ async def _serve(settings: Settings, *, stop_after_s: float | None, as_json: boo
         service = await build_service(settings, on_progress=phases.show)
         try:
             await service.start()
+            _spare_collections()
             app = create_app(service, settings.server, clock=clock)
             listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
             async with asyncio.TaskGroup() as group:
                 beside = [group.create_task(_greet(service, phases, listening, settings, as_json=as_json))]
+                beside.append(group.create_task(_end_with(service)))
                 if stop_after_s is not None:
                     beside.append(group.create_task(_stop_later(clock, stop, stop_after_s)))
                 await serve_app(
@@ -163,6 +168,27 @@ def _engine_text(engine: EngineView) -> str:
 
 def _address(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def _end_with(service: Service) -> None:
+    """Do not go on listening for a service that works no more; whoever watches the process starts it again.
+
+    Raises:
+        ParrotError: the service has stopped by itself.
+    """
+    await service.wait_stopped()
+    raise ParrotError(
+        "the service has stopped by a fault of its own, which is in the log above; start it again"
+    )
+
+
+def _spare_collections() -> None:
+    """Make the cycle collector's pauses rare: all that lives stands still in each of its full
+    rounds, and sessions hardly ever leave cycles behind.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECTION_THRESHOLDS)
 
 
 async def _stop_later(clock: Clock, stop: asyncio.Event, delay_s: float) -> None:

@@ -110,6 +110,11 @@ class Service:
                     raise failure
             await self._fleet.wait_change()
 
+    async def wait_stopped(self) -> None:
+        """Return when the service has stopped by a fault of its own, or was closed: it works no more."""
+        if self._main is not None:
+            await asyncio.wait({self._main})
+
     async def drain(self, timeout_s: float) -> None:
         """Take no new work, wait for running calls up to `timeout_s`, and commit what they gave."""
         self._draining = True

@@ -104,7 +104,11 @@ class EngineProcess:
         Raises `EngineError` (`engine_start_failed`) or what the process says it failed with.
         """
         loop = asyncio.get_running_loop()
-        here, there = socket.socketpair()
+        try:
+            here, there = socket.socketpair()
+        except OSError as error:
+            reason = f"the engine's process cannot be started: {error}"
+            raise EngineError(reason, code="engine_start_failed") from error
         here.setblocking(False)
         try:
             with there:

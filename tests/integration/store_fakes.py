@@ -11,13 +11,16 @@ from parrot.types.ids import SessionId
 
 
 class UnsteadyStore(MemoryStore):
-    """A store in memory that waits at `gate`, and refuses appends while `down`."""
+    """A store in memory that waits at `gate`, refuses appends while `down`, and breaks
+    when `broken`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.gate = asyncio.Event()
         self.gate.set()
         self.down = False
+        self.broken = False
         self.delay_s = 0.0
         self.num_refused = 0
         self.num_held = 0
@@ -29,6 +32,8 @@ class UnsteadyStore(MemoryStore):
         await self.gate.wait()
         await asyncio.sleep(self.delay_s)
         self.num_held -= 1
+        if self.broken:
+            raise RuntimeError("a fault of ours")
         if self.down:
             self.num_refused += 1
             raise StoreError("the disk is full", code="store_full")

@@ -10,8 +10,8 @@ import pytest
 from core_harness import TENANT, call, get, open_session, running_service, submit
 from store_fakes import UnsteadyStore
 
-from parrot.core.executor import dispatcher
-from parrot.core.executor.dispatcher import LONG_TEXT_CHARS
+from parrot.core.executor import prompt_writer
+from parrot.core.executor.prompt_writer import LONG_TEXT_CHARS
 from parrot.core.limits import Limits
 from parrot.core.prompts import Prompt, write_prompt
 from parrot.core.recovery import rebuild
@@ -363,7 +363,7 @@ async def test_a_fault_in_writing_one_prompt_is_that_calls_own(
             raise RuntimeError("a fault of ours")
         return write_prompt(program, *arguments, **named)
 
-    monkeypatch.setattr(dispatcher, "write_prompt", write)
+    monkeypatch.setattr(prompt_writer, "write_prompt", write)
     async with running_service() as service:
         sid = await open_session(service)
         more = "a" * num_chars
@@ -396,3 +396,19 @@ async def test_an_attempt_that_the_store_did_not_learn_of_is_not_numbered_again(
         (waiting,) = (r for r in before.records.values() if before.graph.calls[r.call_id].state == "waiting")
         assert waiting.attempt >= int(position.partition(".")[0])
         store.gate.set()
+
+
+async def test_a_service_that_stops_by_a_fault_tells_everyone_and_gives_everything_back() -> None:
+    store = UnsteadyStore()
+    async with running_service(SLOW, store=store) as service:
+        sid = await open_session(service)
+        stopped = asyncio.create_task(service.wait_stopped())
+        await submit(service, sid, call("x {{out}}", "a", max_tokens=5))
+        store.broken = True
+        await soon(stopped)
+        with pytest.raises(StoreError):
+            await soon(submit(service, sid, call("y {{out}}", "b")))
+        assert service.health().status == "unavailable"
+        await soon(service.close())
+        with pytest.raises(StoreError):
+            await store.load_session(SessionId(sid))

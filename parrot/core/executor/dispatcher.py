@@ -4,18 +4,23 @@ import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 
 from parrot.core.executor.fleet import Member, Share
 from parrot.core.executor.outlook import look_ahead
+from parrot.core.executor.prompt_writer import (
+    LONG_TEXT_CHARS,
+    PromptWriter,
+    Unwritten,
+    num_chars_of,
+    portions,
+)
 from parrot.core.executor.runner import Attempt, Resolved
 from parrot.core.executor.runtime import Runtime
 from parrot.core.executor.waiting import GroupHomes, Ready, WaitingRoom
 from parrot.core.graph import Spread
-from parrot.core.lowering import check_call, lower
 from parrot.core.policies import make_policy
-from parrot.core.prompts import Model, Prompt, write_prompt
+from parrot.core.prompts import Model, Prompt
 from parrot.core.scheduler import Placement, Snapshot
 from parrot.core.sessions import CallRecord, Session
 from parrot.errors import CallError, EngineError, ParrotError, RequestError
@@ -34,21 +39,10 @@ from parrot.types.ids import CallId, SessionId, VariableId
 from parrot.types.program import Program
 from parrot.wire.errors import to_failure
 
-LONG_TEXT_CHARS = 32_768
-"""Prompts with more text than this are tokenised in a thread, off the event loop."""
 MAX_BAD_OUTPUTS = 2
 """Attempts that may end in `engine_bad_output`."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Unwritten:
-    """A call whose prompt is to be written."""
-
-    session: Session
-    record: CallRecord
-    model: Model
 
 
 class Dispatcher:
@@ -60,6 +54,7 @@ class Dispatcher:
         self._runtime = runtime
         config = runtime.config
         self._schedule = make_policy(config.policy, config.without)
+        self._writer = PromptWriter(runtime)
         self._new: dict[CallId, tuple[Session, CallRecord]] = {}
         self._ready = WaitingRoom(
             fair=config.policy == "app-centric" and config.has("fairness"), share=config.has("sharing")
@@ -195,7 +190,7 @@ class Dispatcher:
 
     def _prepare_new(self, group: asyncio.TaskGroup) -> None:
         num_chars = 0
-        apart: list[_Unwritten] = []
+        apart: list[Unwritten] = []
         for call_id, (session, record) in list(self._new.items()):
             model = self._runtime.fleet.models.get(record.model)
             if model is None:
@@ -204,19 +199,19 @@ class Dispatcher:
             if record.prompt is not None:
                 self._enqueue(session, record, model, record.prompt)
                 continue
-            num_chars += _num_chars(session, call_id)
+            num_chars += num_chars_of(session, call_id)
             if num_chars > LONG_TEXT_CHARS:
-                apart.append(_Unwritten(session=session, record=record, model=model))
+                apart.append(Unwritten(session=session, record=record, model=model))
             else:
                 with self._blaming(session, record):
-                    self._prepared(session, record, model, self._write(session, record, model))
+                    self._prepared(session, record, model, self._writer.write(session, record, model))
         if apart:
             group.create_task(self._prepare_apart(apart))
 
-    async def _prepare_apart(self, calls: list[_Unwritten]) -> None:
+    async def _prepare_apart(self, calls: list[Unwritten]) -> None:
         """Prepare calls in a thread, so much text at a time; who is done may be placed meanwhile."""
-        for portion in _portions(calls):
-            results = await asyncio.to_thread(self._try_write, portion)
+        for portion in portions(calls):
+            results = await asyncio.to_thread(self._writer.write_all, portion)
             for call, result in zip(portion, results, strict=True):
                 if call.record.call_id not in self.active:
                     # It was cancelled, or its session closed.
@@ -226,40 +221,6 @@ class Dispatcher:
                         raise result
                     self._prepared(call.session, call.record, call.model, result)
             self._runtime.fleet.wake_scheduler.set()
-
-    def _try_write(self, calls: Sequence[_Unwritten]) -> list[tuple[Program, Prompt] | Exception]:
-        results: list[tuple[Program, Prompt] | Exception] = []
-        for call in calls:
-            try:
-                results.append(self._write(call.session, call.record, call.model))
-            except Exception as error:  # noqa: BLE001  it is raised again where the call can be blamed
-                results.append(error)
-        return results
-
-    def _write(self, session: Session, record: CallRecord, model: Model) -> tuple[Program, Prompt]:
-        """Lower a call and write its prompt; its inputs are ready. Changes nothing, so that a thread can do
-        it for a call that is cancelled meanwhile.
-        """
-        program = record.program or self._lower(session, record, model)
-        prompt = write_prompt(
-            program,
-            model,
-            session.graph.variables.__getitem__,
-            tenant_id=session.tenant_id,
-            salt=self._runtime.config.salt,
-            cache=self._runtime.tokens,
-        )
-        return program, prompt
-
-    def _lower(self, session: Session, record: CallRecord, model: Model) -> Program:
-        call = session.graph.calls[record.call_id]
-        return lower(
-            check_call(record.spec, self._runtime.limits),
-            inputs=call.inputs,
-            outputs=call.outputs,
-            model=model.name,
-            tokenizer=model.tokenizer,
-        )
 
     def _prepared(
         self, session: Session, record: CallRecord, model: Model, written: tuple[Program, Prompt]
@@ -510,29 +471,6 @@ class Dispatcher:
             num_ahead_tokens=record.num_ahead_tokens,
             first_token_wall_s=record.first_token_at,
         )
-
-
-def _num_chars(session: Session, call_id: CallId) -> int:
-    """The text that is tokenised for a call."""
-    variables = session.graph.variables
-    call = session.graph.calls[call_id]
-    spec = session.records[call_id].spec
-    template = spec.template or "".join(message.content for message in spec.messages or ())
-    return len(template) + sum(len(variables[v].value or "") for v in call.inputs.values())
-
-
-def _portions(calls: Iterable[_Unwritten]) -> Iterator[list[_Unwritten]]:
-    """The calls in portions of about as much text as is worth a thread."""
-    portion: list[_Unwritten] = []
-    num_chars = 0
-    for call in calls:
-        portion.append(call)
-        num_chars += _num_chars(call.session, call.record.call_id)
-        if num_chars > LONG_TEXT_CHARS:
-            yield portion
-            portion, num_chars = [], 0
-    if portion:
-        yield portion
 
 
 def _first_failure(session: Session, call_id: CallId) -> Failure | None:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parrot.core.binding import Bound, bind
-from parrot.core.executor.dispatcher import LONG_TEXT_CHARS, Dispatcher
+from parrot.core.executor.dispatcher import Dispatcher
 from parrot.core.executor.outlook import look_ahead
+from parrot.core.executor.prompt_writer import LONG_TEXT_CHARS
 from parrot.core.executor.runtime import Runtime
 from parrot.core.lowering import check_call, lower
 from parrot.core.prompts import Model, Prompt, write_prompt
