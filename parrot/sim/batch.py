@@ -15,45 +15,18 @@ under way, `end` says what it did.
 """
 
 import heapq
-from array import array
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
 
-from parrot.engine.accounting import Context, ContextTree, TokenArray
+from parrot.engine.accounting import Context, ContextTree
 from parrot.engine.batching import context_gone
 from parrot.errors import CallError, EngineError, InvalidError, ParrotError
 from parrot.ports.engine import ContextRef, FillRequest, GenerateRequest
 from parrot.sim.cost import CostModel, DecodeSteps
-from parrot.sim.kv_reading import KvReading
-from parrot.sim.lazy_blocks import LazyBlocks
+from parrot.sim.decoding import Decoding, Work, Zeros
 from parrot.types.ids import ContextId
-
-Stage = Literal["lined", "parked", "queued", "prefilling", "decoding", "ended"]
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Work:
-    """One request on its way through the batch."""
-
-    request: FillRequest | GenerateRequest
-    context: Context
-    rank: tuple[int, int]
-    """Lower runs first: priority, then arrival."""
-    stage: Stage = "lined"
-    num_pending: int = 0
-    """Tokens of the request that are still to be appended."""
-    num_prefilled: int = 0
-    begun: bool = False
-    """Its first token was told."""
-    num_generated: int = 0
-    """As far as the tree knows; more while it decodes."""
-    since_step: int = 0
-    """The step at which `num_generated` was right, while it decodes."""
-    last_step: int = 0
-    """The step at which its output ends, while it decodes."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,21 +76,12 @@ class StrideBatch:
         self._parked: dict[Context, list[Work]] = {}
         self._queue: list[tuple[tuple[int, int], Work]] = []
         self._prefilling: dict[Work, None] = {}
-        self._decoding: dict[Context, Work] = {}
-        self._ends: list[tuple[int, int, Work]] = []
-        self._watches: list[tuple[int, int, Context]] = []
         self._num_works = 0
         self._seq = 0
-        self._step = 0
-        self._lazy = LazyBlocks(tree.block_tokens)
-        self._decoding_blocks = 0
-        """Blocks that decoding contexts have in the tree."""
-        self._horizon = 0
-        """The step up to which blocks are set aside for decoding contexts: the end of the stride."""
-        self._reading = KvReading()
+        self._zeros = Zeros()
+        self._decoding = Decoding(tree, self._zeros)
         self._stride: _Stride | None = None
         self._outcome = Outcome()
-        self._zeros: TokenArray = array("I", bytes(4 * 4096))
 
     @property
     def num_running(self) -> int:
@@ -203,18 +167,12 @@ class StrideBatch:
             if parent.length < node.start:
                 work.stage = "parked"
                 self._parked.setdefault(parent, []).append(work)
-                if parent in self._decoding:
-                    self._watch(parent, node.start - parent.length)
+                if parent in self._decoding.works:
+                    self._decoding.watch(parent, node.start - parent.length)
                 return
             node = parent
         work.stage = "queued"
         heapq.heappush(self._queue, (work.rank, work))
-
-    def _watch(self, context: Context, num_steps: int) -> None:
-        """Stop at the step in which a decoding context will be long enough for a request parked at it."""
-        work = self._decoding[context]
-        self._seq += 1
-        heapq.heappush(self._watches, (work.since_step + num_steps, self._seq, context))
 
     def _end(self, work: Work) -> None:
         self._leave_batch(work)
@@ -231,7 +189,7 @@ class StrideBatch:
     def _leave_batch(self, work: Work) -> None:
         if work.stage == "decoding":
             self._catch_up(work.context)
-            self._stop_decoding(work)
+            self._decoding.stop(work)
         else:
             self._prefilling.pop(work, None)
 
@@ -254,63 +212,20 @@ class StrideBatch:
     def _start_decoding(self, work: Work) -> None:
         """The request has `num_generated` tokens in the tree and goes on from here."""
         context = work.context
-        own = len(context.token_ids)
-        work.stage = "decoding"
-        work.since_step = self._step
-        work.last_step = self._step + self._output_tokens(work) - work.num_generated
-        self._decoding[context] = work
-        self._lazy.add(own_tokens=own, step=self._step)
-        self._decoding_blocks += context.num_blocks
-        self._reading.join(context)
-        self._seq += 1
-        heapq.heappush(self._ends, (work.last_step, self._seq, work))
+        self._decoding.start(work, self._output_tokens(work) - work.num_generated)
         for other in self._parked.get(context, ()):
-            node = _child_towards(context, other.context)
-            self._watch(context, node.start - context.length)
-
-    def _stop_decoding(self, work: Work) -> None:
-        """Take a request that the tree is up to date with out of the lazy accounts."""
-        context = work.context
-        own = len(context.token_ids)
-        del self._decoding[context]
-        self._lazy.remove(own_tokens=own, step=work.since_step)
-        self._decoding_blocks -= context.num_blocks
-        self._reading.leave(context, own_tokens=own)
-        work.stage = "queued"
+            self._decoding.watch(context, _child_towards(context, other.context).start - context.length)
 
     def _catch_up(self, context: Context) -> None:
-        """Bring the tree up to date with a context that decodes; its blocks were set aside for it."""
-        work = self._decoding.get(context)
-        if work is None or work.since_step == self._step:
-            return
-        grown = self._step - work.since_step
-        before = context.num_blocks
-        added = self.tree.append(context, self._tokens(grown))
-        assert added, "blocks for a whole stride were free when it began"
-        self._decoding_blocks += context.num_blocks - before
-        work.num_generated += grown
-        work.since_step = self._step
-        self._wake_parked(context)
-
-    @property
-    def _reserved(self) -> int:
-        """Blocks set aside for decoding contexts, beyond those that they have in the tree."""
-        return self._lazy_blocks(self._horizon)
-
-    def _lazy_blocks(self, step: int) -> int:
-        """Blocks that decoding contexts need at a step beyond those that they have in the tree."""
-        return self._lazy.count(step) - self._decoding_blocks
+        """Bring the tree up to date with a context that decodes."""
+        if self._decoding.catch_up(context):
+            self._wake_parked(context)
 
     def _wake_parked(self, context: Context) -> None:
         parked = self._parked.pop(context, None)
         for work in parked or ():
             if work.stage == "parked":
                 self._enter(work)
-
-    def _tokens(self, count: int) -> TokenArray:
-        if count > len(self._zeros):
-            self._zeros = array("I", bytes(4 * count))
-        return self._zeros[:count]
 
     def _output_tokens(self, work: Work) -> int:
         """How long the output will be: what was asked for, or what the window leaves."""
@@ -331,10 +246,10 @@ class StrideBatch:
         Requests that failed are in the outcome of the next `end`, also when this returns None.
         """
         assert self._stride is None, "one stride at a time"
-        self._horizon = self._step + 1
+        self._decoding.horizon = self._decoding.step + 1
         self._admit()
         duration_s = self._plan_prefill() if self._prefilling else None
-        if duration_s is None and self._decoding:
+        if duration_s is None and self._decoding.works:
             duration_s = self._plan_decode()
         return duration_s
 
@@ -350,19 +265,19 @@ class StrideBatch:
         if num_steps == stride.num_steps:
             return None
         stride.num_steps = num_steps
-        self._horizon = self._step + num_steps
+        self._decoding.horizon = self._decoding.step + num_steps
         return stride.steps.total_s(num_steps)
 
     def wants_cut(self) -> bool:
         """Whether the first in the queue could run, or a request waits for a certain step."""
         if self._stride is None or self._stride.num_steps <= 1:
             return False
-        if self._watches and self._watches[0][0] < self._step + self._stride.num_steps:
+        if self._decoding.is_watched_before(self._decoding.step + self._stride.num_steps):
             return True
         work = self._first_queued()
         if work is None or self.num_running >= self._max_batch:
             return False
-        return self._reserved + self._blocks_wanted(work) <= self.tree.num_available
+        return self._decoding.num_reserved + self._blocks_wanted(work) <= self.tree.num_available
 
     def end(self) -> Outcome:
         """The stride is over: what it did."""
@@ -370,18 +285,14 @@ class StrideBatch:
         outcome, self._outcome = self._outcome, Outcome()
         if stride is None:
             return outcome
-        if stride.num_steps:
-            self._step += stride.num_steps
-            self._reading.grow(stride.num_steps)
-            self.num_decoded += stride.num_steps * len(self._decoding)
+        self.num_decoded += stride.num_steps * len(self._decoding)
         self.num_steps += stride.num_steps if stride.steps else 1
-        while self._ends and self._ends[0][0] <= self._step:
-            last_step, _, work = heapq.heappop(self._ends)
-            if work.stage == "decoding" and work.last_step == last_step:
-                self._end(work)
-                outcome.ended.append(work)
-        while self._watches and self._watches[0][0] <= self._step:
-            self._catch_up(heapq.heappop(self._watches)[2])
+        ended, watched = self._decoding.advance(stride.num_steps)
+        for work in ended:
+            self._end(work)
+            outcome.ended.append(work)
+        for context in watched:
+            self._catch_up(context)
         for work in stride.grown:
             if work.stage == "prefilling":
                 self._after_prompt(work, outcome)
@@ -405,56 +316,28 @@ class StrideBatch:
 
     def _plan_decode(self) -> float | None:
         """As many steps as nothing interrupts, for which there are blocks."""
-        while self._decoding:
-            num_steps = self._steps_with_blocks(self._steps_to_event())
+        while self._decoding.works:
+            num_steps = self._decoding.steps_with_blocks(self._decoding.steps_to_event())
             if num_steps:
                 steps = self._cost.decode(
                     batch=len(self._decoding),
-                    num_context_tokens=self._reading.num_context_tokens,
-                    num_distinct_tokens=self._reading.num_distinct_tokens,
+                    num_context_tokens=self._decoding.reading.num_context_tokens,
+                    num_distinct_tokens=self._decoding.reading.num_distinct_tokens,
                 )
                 self._stride = _Stride(num_steps=num_steps, steps=steps)
                 return steps.total_s(num_steps)
             self._give_way()
         return None
 
-    def _steps_to_event(self) -> int:
-        while self._ends[0][2].stage != "decoding" or self._ends[0][2].last_step != self._ends[0][0]:
-            heapq.heappop(self._ends)
-        until = self._ends[0][0]
-        if self._watches:
-            until = min(until, self._watches[0][0])
-        return max(1, until - self._step)
-
-    def _steps_with_blocks(self, most: int) -> int:
-        """How many steps there are blocks for, at most `most`; sets these blocks aside.
-
-        Cache is evicted for one block's worth of steps at a time, so that none goes much before it must.
-        """
-        steps = most
-        if self._lazy_blocks(self._step + steps) > self.tree.num_free:
-            steps = min(most, self.tree.block_tokens)
-            while steps and self._lazy_blocks(self._step + steps) > self.tree.num_available:
-                steps -= 1
-        if steps:
-            self._reserve(steps)
-        return steps
-
-    def _reserve(self, num_steps: int) -> None:
-        """Set blocks aside for so many steps; there are enough beside what is in use."""
-        self._horizon = self._step + num_steps
-        if self._reserved > self.tree.num_free:
-            self.tree.evict(self._reserved)
-
     def _plan_prefill(self) -> float | None:
         """One step: chunks of prompts in order of rank, and, where the two may meet, a token of each
         output.
         """
-        advance = int(self._chunked and bool(self._decoding))
-        while advance and self._lazy_blocks(self._step + advance) > self.tree.num_available:
+        advance = int(self._chunked and bool(self._decoding.works))
+        while advance and self._decoding.blocks_at(self._decoding.step + advance) > self.tree.num_available:
             self._give_way()
-            advance = int(bool(self._decoding))
-        self._reserve(advance)
+            advance = int(bool(self._decoding.works))
+        self._decoding.reserve(advance)
         stride = _Stride(num_steps=advance)
         left, num_pairs, kv_tokens = self._step_tokens, 0.0, 0.0
         for work in sorted(self._prefilling, key=_by_rank):
@@ -470,11 +353,11 @@ class StrideBatch:
         if not (stride.grown or left < self._step_tokens):
             return None
         # Chunks may have made decoding requests give way.
-        stride.num_steps = advance if self._decoding else 0
+        stride.num_steps = advance if self._decoding.works else 0
         num_tokens = float(self._step_tokens - left)
         num_decoding = len(self._decoding) if stride.num_steps else 0
         if num_decoding:
-            reading = self._reading
+            reading = self._decoding.reading
             num_tokens += num_decoding
             num_pairs += reading.num_context_tokens
             kv_tokens += self._cost.kv_tokens_read(
@@ -536,7 +419,7 @@ class StrideBatch:
         wanted = -(-(own + count) // self.tree.block_tokens) - context.num_blocks
         if wanted > 0 and not self._make_room(work, wanted):
             return False
-        added = self.tree.append(context, self._tokens(count))
+        added = self.tree.append(context, self._zeros.take(count))
         assert added, "room was made for these tokens"
         if context in self._parked:
             self._wake_parked(context)
@@ -554,7 +437,7 @@ class StrideBatch:
         promised: int | None = None
         while (work := self._first_queued()) is not None and self.num_running < self._max_batch:
             if promised is None:
-                promised = self._reserved + sum(map(self._blocks_wanted, self._prefilling))
+                promised = self._decoding.num_reserved + sum(map(self._blocks_wanted, self._prefilling))
             error: ParrotError | None = self._too_long(work)
             wanted = self._blocks_wanted(work)
             if error is None and promised + wanted > self.tree.num_available:
@@ -601,7 +484,7 @@ class StrideBatch:
         """Have `wanted` blocks free beside those set aside, giving way step by step. False when the request
         was preempted itself, or fails because nothing is left to give way.
         """
-        while self._reserved + wanted > self.tree.num_available:
+        while self._decoding.num_reserved + wanted > self.tree.num_available:
             last = self._last_running()
             if last is not work:
                 self._preempt(last)
@@ -611,8 +494,8 @@ class StrideBatch:
             elif not self._drop_one(work):
                 self._fail(work, self._exhausted(work))
                 return False
-        if self._reserved + wanted > self.tree.num_free:
-            self.tree.evict(self._reserved + wanted)
+        if self._decoding.num_reserved + wanted > self.tree.num_free:
+            self.tree.evict(self._decoding.num_reserved + wanted)
         return True
 
     def _give_way(self) -> None:
@@ -624,7 +507,7 @@ class StrideBatch:
             self._fail(last, self._exhausted(last))
 
     def _last_running(self) -> Work:
-        return max((*self._prefilling, *self._decoding.values()), key=_by_rank)
+        return max((*self._prefilling, *self._decoding.works.values()), key=_by_rank)
 
     def _preempt(self, work: Work) -> None:
         """Drop a running request's KV and put it back into the queue."""

@@ -28,8 +28,9 @@ from parrot.ports.engine import (
     Progress,
     StartEngine,
 )
-from parrot.sim.batch import Outcome, StrideBatch, Work
+from parrot.sim.batch import Outcome, StrideBatch
 from parrot.sim.cost import CostModel
+from parrot.sim.decoding import Work
 from parrot.sim.tokens import MarkTokenizer, mark, token_id
 from parrot.types.ids import ContextId, EngineId
 

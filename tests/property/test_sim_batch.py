@@ -10,8 +10,9 @@ from parrot.engine.accounting import ContextTree
 from parrot.engine.batching import Batcher
 from parrot.engine.batching import Work as StepWork
 from parrot.ports.engine import ContextRef, FillRequest, GenerateRequest
-from parrot.sim.batch import StrideBatch, Work
+from parrot.sim.batch import StrideBatch
 from parrot.sim.cost import PRESETS, CostModel
+from parrot.sim.decoding import Work
 from parrot.types.ids import ContextId, RequestId
 from parrot.types.sampling import Sampling
 
