@@ -10,7 +10,7 @@ import torch
 
 from parrot.engine.torch.config import TorchConfig
 from parrot.engine.torch.engine import TorchEngine
-from parrot.engine.torch.startup import Parts, build_parts
+from parrot.engine.torch.startup import Parts, load_parts
 from parrot.engine.torch.timing import StepTimes
 from parrot.ports.clock import Clock
 from parrot.ports.engine import ContextRef, FillRequest, GenerateRequest
@@ -128,7 +128,7 @@ async def started(
     config: TorchConfig, *, clock: Clock, seed: int, times: StepTimes | None = None
 ) -> AsyncIterator[EngineDriver]:
     """An engine that is closed at the end, with its memory given back."""
-    parts = await asyncio.to_thread(build_parts, config, _ignore, times)
+    parts = await load_parts(config, _ignore, times)
     engine = TorchEngine(parts, engine_id=EngineId("bench"), clock=clock)
     try:
         yield EngineDriver(engine, parts, clock=clock, seed=seed)

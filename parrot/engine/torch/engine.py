@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
 from parrot.engine.streams import ChunkStream, NoticeBoard
 from parrot.engine.torch.config import TorchConfig
-from parrot.engine.torch.startup import Parts, build_parts
+from parrot.engine.torch.startup import Parts, load_parts
 from parrot.engine.torch.step_loop import Answer, Report, StepLoop
 from parrot.engine.torch.tokenizer import TorchTokenizer
 from parrot.errors import EngineError, ParrotError
@@ -66,7 +66,7 @@ class TorchEngine:
         def tell(phase: str, fraction: float | None) -> None:
             event_loop.call_soon_threadsafe(progress, phase, fraction)
 
-        parts = await asyncio.to_thread(build_parts, config, tell)
+        parts = await load_parts(config, tell)
         return cls(parts, engine_id=engine_id, clock=clock or SystemClock())
 
     @property

@@ -1,7 +1,9 @@
 """From a config to the parts of an engine: weights, KV memory, step loop."""
 
+import asyncio
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,6 +115,20 @@ class Parts:
             report=report,
             times=self.times,
         )
+
+
+async def load_parts(config: TorchConfig, progress: Progress, times: StepTimes | None = None) -> Parts:
+    """`build_parts` in a thread of its own, which ends with it; `progress` is called in that thread.
+
+    OpenMP keeps a team of threads for every thread that ever computed. Once there are more of them than
+    processors, idle teams sleep rather than wait at hand, and every parallel piece of a step, of which there
+    are hundreds, begins by waking one: steps take up to twice as long. So nothing of loading stays behind.
+    """
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="parrot-torch-load")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(pool, build_parts, config, progress, times)
+    finally:
+        pool.shutdown(wait=False)
 
 
 def build_parts(config: TorchConfig, progress: Progress, times: StepTimes | None = None) -> Parts:
