@@ -72,6 +72,7 @@ def _call_lines(call: CallNode, names: dict[str, str]) -> Iterator[str]:
                 LINE_WIDTH,
                 initial_indent=f"{'':{INDENT}}{label:<{LABEL_WIDTH}}",
                 subsequent_indent=" " * (INDENT + LABEL_WIDTH),
+                break_on_hyphens=False,
             )
 
 
@@ -122,7 +123,9 @@ def _critical_lines(graph: GraphView, names: dict[str, str]) -> Iterator[str]:
     if not graph.critical_path:
         return
     path = " → ".join(names[call_id] for call_id in graph.critical_path)
-    yield from textwrap.wrap(f"▸ critical path: {path}", LINE_WIDTH, subsequent_indent="    ")
+    yield from textwrap.wrap(
+        f"▸ critical path: {path}", LINE_WIDTH, subsequent_indent="    ", break_on_hyphens=False
+    )
     critical = [call for call in graph.calls if call.critical]
     spent = dict.fromkeys(("engine", "prefill", "decode"), 0.0)
     for call in critical:
