@@ -7,6 +7,7 @@ import pytest
 
 from parrot.cli import logs
 from parrot.cli.root import run
+from parrot.cli.timeline import LEGEND
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +39,7 @@ def test_the_demo_as_data_compares_equal_work(article: Path, capsys: pytest.Capt
         assert alone["num_shared_tokens"] < 0.02 * alone["num_prompt_tokens"]
         assert whole["num_shared_tokens"] > alone["num_shared_tokens"]
         assert whole["num_round_trips"] < cached["num_round_trips"] == cached["num_calls"]
+    assert sum(runs[name, "application"]["num_ahead_tokens"] for name in ("map_reduce", "chain")) > 0
     assert len(data["graphs"]["coding_team"]["edges"]) > 20
 
 
@@ -45,6 +47,9 @@ def test_the_demo_for_people_fits_into_80_columns(article: Path, capsys: pytest.
     assert run(["demo", "--engine", "scripted", str(article)]) == 0
     told = capsys.readouterr()
     assert "saved in all" in told.out
+    assert "coding team, as an application (▸ critical path)" in told.out
+    assert LEGEND in told.out
+    assert told.out.count("revise_file_") == 3
     assert "times are the service's own" in told.out
     assert max(map(len, told.out.splitlines())) <= 80
     assert told.err.count("as an application") == 3

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -97,6 +98,32 @@ def test_a_sessions_graph_is_drawn_by_stage(command: Command, session_id: str) -
     assert [line.split("  ")[0] for line in lines if line.startswith("stage")] == ["stage 0", "stage 1"]
     assert any("← draft_1" in line for line in lines)
     assert len(json.loads(command("sessions", "graph", session_id, "--json"))["calls"]) == 2
+
+
+def test_a_sessions_graph_is_explained(command: Command, session_id: str) -> None:
+    text = command("sessions", "graph", session_id, "--explain")
+    assert "someone waits for" in text or "final result" in text
+    assert "critical path: draft_1 → polish_2" in text
+    assert "█" in text
+    assert max(map(len, text.splitlines())) <= 80
+    graph = json.loads(command("sessions", "graph", session_id, "--explain", "--json"))
+    assert [call["critical"] for call in graph["calls"]] == [True, True]
+
+
+def test_a_session_is_exported_as_a_trace(command: Command, session_id: str, tmp_path: Path) -> None:
+    printed = json.loads(command("sessions", "export", session_id))
+    file = tmp_path / "trace.json"
+    assert command("sessions", "export", session_id, "--out", str(file)) == ""
+    assert json.loads(file.read_text(encoding="utf-8")) == printed
+    assert {"draft_1", "polish_2"} <= {event["name"] for event in printed["traceEvents"]}
+
+
+def test_a_trace_that_cannot_be_written_ends_with_status_2(
+    url: str, session_id: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "absent" / "trace.json"
+    assert run(["sessions", "export", session_id, "--out", str(file), "--url", url]) == 2
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_a_sessions_calls_are_cancelled(command: Command, waiting_session_id: str) -> None:
