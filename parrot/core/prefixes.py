@@ -91,11 +91,10 @@ class PrefixIndex:
         """The engines that hold a prefix."""
         return frozenset(self._holders.get(key, ()))
 
-    def holders(self, key: PrefixKey) -> Iterator[tuple[EngineId, ContextId]]:
-        """Every context that holds a prefix."""
+    def first_holders(self, key: PrefixKey) -> Iterator[tuple[EngineId, ContextId]]:
+        """On each engine the context that a fork of the prefix would take: the oldest that holds it."""
         for engine_id, contexts in self._holders.get(key, {}).items():
-            for context_id in contexts:
-                yield engine_id, context_id
+            yield engine_id, next(iter(contexts))
 
     def held(self, engine_id: EngineId, context_id: ContextId) -> Iterator[tuple[PrefixKey, int]]:
         """The prefixes that a context holds, and how many tokens each has."""

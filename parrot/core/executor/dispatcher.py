@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 
 from parrot.core.executor.fleet import Member, Share
 from parrot.core.executor.outlook import look_ahead
@@ -39,6 +40,8 @@ from parrot.types.ids import CallId, SessionId, VariableId
 from parrot.types.program import Program
 from parrot.wire.errors import to_failure
 
+MAX_ROUND = 1000
+"""Ready calls that one scheduling round looks at, so that no round holds the event loop up for long."""
 MAX_BAD_OUTPUTS = 2
 """Attempts that may end in `engine_bad_output`."""
 
@@ -265,14 +268,18 @@ class Dispatcher:
             return
         fleet = self._runtime.fleet
         snapshot = Snapshot(
-            ready=self._ready.order(),
+            ready=islice(self._ready.order(), MAX_ROUND),
             engines=tuple(fleet.up()),
             index=fleet.index,
             latency_target_s=self._runtime.config.latency_target_s,
             group_homes=self._homes.engines,
         )
-        for placement in self._schedule(snapshot).placements:
+        placements = self._schedule(snapshot).placements
+        for placement in placements:
             self._start(group, self._ready.take(placement.call_id), placement)
+        if placements and self._ready:
+            # What is left has a round of its own, after everything else that the event loop has to do.
+            asyncio.get_running_loop().call_soon(fleet.wake_scheduler.set)
 
     def _start(self, group: asyncio.TaskGroup, entry: Ready, placement: Placement) -> None:
         session, record = entry.session, entry.record

@@ -23,7 +23,9 @@ class Retention:
         self._wants: dict[CallId, tuple[tuple[PrefixKey, ...], int]] = {}
         self._near: dict[PrefixKey, Counter[int]] = {}
         """Key → how many calls want it, by how many stages they are away."""
-        self._dirty: set[PrefixKey] = set()
+        self._dirty: dict[PrefixKey, None] = {}
+        self._told: dict[PrefixKey, int] = {}
+        """Key → the least distance that engines were told of."""
         self._wake = asyncio.Event()
 
     def want(self, call_id: CallId, keys: Sequence[PrefixKey], distance: int) -> None:
@@ -74,15 +76,28 @@ class Retention:
 
     def _touch(self, keys: Sequence[PrefixKey]) -> None:
         if keys:
-            self._dirty.update(keys)
+            self._dirty.update(dict.fromkeys(keys))
             self._wake.set()
 
     def _changes(self) -> dict[EngineId, dict[ContextId, int]]:
-        dirty, self._dirty = self._dirty, set()
-        touched = {holder for key in dirty for holder in self._fleet.index.holders(key)}
+        """What contexts are worth of whose prefixes the next use has moved.
+
+        Of several that hold a prefix only the one that would be forked from counts. So a system prompt that a
+        thousand cached contexts begin with, and that calls want all the time, costs nothing.
+        """
+        dirty, self._dirty = self._dirty, {}
         changes: dict[EngineId, dict[ContextId, int]] = {}
-        for engine_id, context_id in touched:
-            changes.setdefault(engine_id, {})[context_id] = self.worth(engine_id, context_id)
+        for key in dirty:
+            near = self._near.get(key)
+            nearest = min(near) if near else None
+            if nearest == self._told.get(key):
+                continue
+            if nearest is None:
+                del self._told[key]
+            else:
+                self._told[key] = nearest
+            for engine_id, context_id in self._fleet.index.first_holders(key):
+                changes.setdefault(engine_id, {})[context_id] = self.worth(engine_id, context_id)
         return changes
 
     async def _tell(self, engine_id: EngineId, values: dict[ContextId, int]) -> None:
