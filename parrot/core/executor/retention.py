@@ -92,12 +92,11 @@ class Retention:
             nearest = min(near) if near else None
             if nearest == self._told.get(key):
                 continue
-            if nearest is None:
-                del self._told[key]
-            else:
-                self._told[key] = nearest
+            self._told.pop(key, None)
             for engine_id, context_id in self._fleet.index.first_holders(key):
                 changes.setdefault(engine_id, {})[context_id] = self.worth(engine_id, context_id)
+                if nearest is not None:
+                    self._told[key] = nearest
         return changes
 
     async def _tell(self, engine_id: EngineId, values: dict[ContextId, int]) -> None:
