@@ -103,7 +103,7 @@ class Times(Answer):
 
     submitted_s: float
     ahead_began_s: float | None = None
-    """From here on the beginning of its prompt was filled while inputs were missing."""
+    """From here on more of its prompt's beginning was filled while inputs were missing, for the last time."""
     ahead_ended_s: float | None = None
     ready_s: float | None = None
     """Its inputs were there."""
