@@ -135,6 +135,8 @@ def _chain(_: float, *, chunk_tokens: int, output_tokens: int) -> Values:
 
 BACKGROUND_DOCUMENTS = 3
 """Of the paper's ten: a run near saturation is long."""
+BACKGROUND_S = 200.0
+"""The load goes on no longer than this, so that a system that cannot take it ends at all."""
 
 
 def _with_background(rate: float) -> Values:
@@ -158,7 +160,7 @@ def _foreground(config: SimulationConfig, rate: float, document: int) -> float:
             if at_s > chain.at_s and not came:
                 came = True
                 yield chain
-            if ended:
+            if ended or at_s > BACKGROUND_S:
                 return
             yield Job(at_s=at_s, application=background_request(rng))
         yield chain
