@@ -9,10 +9,12 @@ from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("csrc")
 WARNINGS = ["-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
-FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-fvisibility=hidden", *WARNINGS]
+FLAGS = ["-std=c++17", "-O3", "-pthread", "-fvisibility=hidden", *WARNINGS]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mfma"]
 ISA_FLAGS = {
+    "interface.cpp": [],
     "plan.cpp": [],
+    "pool.cpp": [],
     "isa_portable.cpp": [],
     "isa_avx2.cpp": ["-mavx2", "-mfma"],
     "isa_avx512bf16.cpp": AVX512,
@@ -39,7 +41,7 @@ class BuildKernels(build_ext):
         self.compiler.link_shared_object(
             objects,
             self.get_ext_fullpath(ext.name),
-            extra_postargs=["-fopenmp"],
+            extra_postargs=["-pthread"],
             target_lang="c++",
         )
 

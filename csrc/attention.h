@@ -324,17 +324,13 @@ template <class T, class Products>
 void attend_with(const AttendArgs& args) {
     const Step& step = *args.step;
     const int64_t num_kv_heads = args.shape->num_kv_heads, num_heads = args.shape->num_heads;
-    const int64_t num_units = step.num_items * num_kv_heads, num_merges = step.num_rows * num_heads;
-    const bool merges = step.num_parts > step.num_rows;
-#pragma omp parallel num_threads(step.num_threads)
-    {
-        Attention<T, Products> attention(args, step.scratch + step.scratch_bytes * omp_get_thread_num());
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t unit = 0; unit < num_units; ++unit)
-            attention.run(step.items[unit / num_kv_heads], unit % num_kv_heads);
-        if (merges) {
-#pragma omp for schedule(static) nowait
-            for (int64_t i = 0; i < num_merges; ++i) attention.merge(i / num_heads, i % num_heads);
-        }
-    }
+    for_pieces(args.pool, step.num_items * num_kv_heads, [&](int64_t unit, int thread) {
+        Attention<T, Products> attention(args, step.scratch + step.scratch_bytes * thread);
+        attention.run(step.items[unit / num_kv_heads], unit % num_kv_heads);
+    });
+    if (step.num_parts == step.num_rows) return;
+    for_rows(args.pool, step.num_rows, num_heads * args.shape->head_dim, [&](int64_t row, int thread) {
+        Attention<T, Products> attention(args, step.scratch + step.scratch_bytes * thread);
+        for (int64_t head = 0; head < num_heads; ++head) attention.merge(row, head);
+    });
 }

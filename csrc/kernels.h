@@ -15,6 +15,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "pool.h"
+
 namespace parrot {
 
 constexpr int kTileSlots = 16;
@@ -36,7 +38,6 @@ struct Reader {
 // Attention of some readers of a piece over its tokens [begin, end): the unit of work for each KV head.
 struct Item {
     int64_t runs;         // the piece's first run
-    int64_t num_runs;
     int64_t readers;      // the first reader
     int64_t num_readers;
     int64_t begin;
@@ -53,7 +54,7 @@ struct Shape {
     float scale;           // of scores
 };
 
-// A step's attention, the same for all layers; built by plan.cpp.
+// A step's attention, the same for all layers; made by a Plan.
 struct Step {
     const Item* items;
     int64_t num_items;
@@ -64,12 +65,12 @@ struct Step {
     int64_t num_rows;
     int64_t num_parts;
     float* parts;                 // [kv_heads][parts][heads / kv_heads][head_dim + 2]: sums, maximum, weight
-    unsigned char* scratch;       // scratch_bytes for each thread, 64-byte aligned
+    unsigned char* scratch;       // scratch_bytes for each thread of the pool
     size_t scratch_bytes;
-    int num_threads;
 };
 
 struct AttendArgs {
+    Pool* pool;
     const Shape* shape;
     const Step* step;
     const void* queries;      // [rows][query_stride]: heads in order, then whatever
@@ -80,6 +81,7 @@ struct AttendArgs {
 };
 
 struct WriteArgs {
+    Pool* pool;
     const Shape* shape;
     int64_t num_rows;
     const int64_t* slots;     // [rows]; below 0: written nowhere
@@ -92,6 +94,7 @@ struct WriteArgs {
 };
 
 struct RotateArgs {
+    Pool* pool;
     Type type;
     int64_t num_rows;
     int64_t num_query_heads;
@@ -108,6 +111,7 @@ struct RotateArgs {
 };
 
 struct NormArgs {
+    Pool* pool;
     Type type;
     int64_t num_rows;
     int64_t size;
@@ -119,6 +123,7 @@ struct NormArgs {
 };
 
 struct GateArgs {
+    Pool* pool;
     Type type;
     int64_t num_rows;
     int64_t size;
@@ -127,6 +132,7 @@ struct GateArgs {
 };
 
 struct ArgmaxArgs {
+    Pool* pool;
     Type type;
     int64_t num_rows;
     int64_t size;
@@ -136,6 +142,7 @@ struct ArgmaxArgs {
 };
 
 struct LinearArgs {
+    Pool* pool;
     int64_t num_rows;
     int64_t num_inputs;       // a multiple of 32
     int64_t num_outputs;
@@ -146,6 +153,7 @@ struct LinearArgs {
 };
 
 struct PackArgs {
+    Pool* pool;
     int64_t num_inputs;
     int64_t num_outputs;
     const void* weights;      // [outputs][inputs], bfloat16

@@ -35,24 +35,20 @@ INLINE void linear_tiles(const LinearArgs& a, int64_t tile, int tiles, TileProdu
 }
 
 static void linear(const LinearArgs& a) {
-    const int64_t num_tiles = (a.num_outputs + 15) / 16, num_pairs = (num_tiles + 1) / 2;
-#pragma omp parallel
-    {
-        // Equal shares in pairs of tiles, which are what a product takes at a time.
-        const int64_t thread = omp_get_thread_num(), num_threads = omp_get_num_threads();
-        const int64_t until = (thread + 1) * num_pairs / num_threads * 2;
-        const int64_t end = until < num_tiles ? until : num_tiles;
+    const int64_t num_tiles = (a.num_outputs + 15) / 16;
+    // Small enough that threads end together, and pairs, which are what a product takes at a time.
+    const int64_t each = num_tiles < 32 * kLinearTiles ? 2 : kLinearTiles;
+    for_pieces(a.pool, (num_tiles + each - 1) / each, [&](int64_t piece, int) {
+        const int64_t tile = piece * each, left = num_tiles - tile;
         TileProducts products;
-        for (int64_t tile = thread * num_pairs / num_threads * 2; tile < end; tile += kLinearTiles)
-            linear_tiles(a, tile, end - tile < kLinearTiles ? (int)(end - tile) : kLinearTiles, products);
-    }
+        linear_tiles(a, tile, (int)(left < each ? left : each), products);
+    });
 }
 
 // [outputs][inputs] into tiles; outputs up to a full tile are 0.
 static void pack(const PackArgs& a) {
     const int64_t num_tiles = (a.num_outputs + 15) / 16;
-#pragma omp parallel for schedule(static)
-    for (int64_t tile = 0; tile < num_tiles; ++tile) {
+    for_pieces(a.pool, num_tiles, [&](int64_t tile, int) {
         Bf16* to = (Bf16*)a.out + tile * 16 * a.num_inputs;
         for (int64_t n = 0; n < 16; ++n) {
             const int64_t output = tile * 16 + n;
@@ -60,5 +56,5 @@ static void pack(const PackArgs& a) {
             for (int64_t k = 0; k < a.num_inputs; ++k)
                 to[Place<Bf16>::key(n, k, a.num_inputs)] = output < a.num_outputs ? from[k] : 0;
         }
-    }
+    });
 }

@@ -1,9 +1,6 @@
 // What is done row by row between the matrix products of a layer: normalisation, rotation, gating, and the scan
 // for the likeliest token. Sums are in float32; results are rounded where the model in plain torch rounds them.
 
-// A parallel region costs a few microseconds; less work than this is not worth one.
-constexpr int64_t kParallelElements = 1 << 13;
-
 template <class T>
 INLINE float rms_factor(const T* row, int64_t size, float eps) {
     Floats squares = all(0.0f);
@@ -38,12 +35,11 @@ INLINE void add_to(T* row, const T* added, int64_t size) {
 
 template <class T>
 void add_norm_of(const NormArgs& a) {
-#pragma omp parallel for schedule(static) if (a.num_rows > 1 && a.num_rows * a.size > kParallelElements)
-    for (int64_t r = 0; r < a.num_rows; ++r) {
+    for_rows(a.pool, a.num_rows, a.size, [&](int64_t r, int) {
         T* row = (T*)a.hidden + r * a.size;
         if (a.added) add_to(row, (const T*)a.added + r * a.size, a.size);
         scale_by(row, (const T*)a.weight, a.size, rms_factor(row, a.size, a.eps), (T*)a.out + r * a.size);
-    }
+    });
 }
 
 // x · sigmoid(x), by a power that is at most 1.
@@ -55,8 +51,7 @@ INLINE Floats silu(Floats x) {
 
 template <class T>
 void silu_mul_of(const GateArgs& a) {
-#pragma omp parallel for schedule(static) if (a.num_rows > 1 && a.num_rows * a.size > kParallelElements)
-    for (int64_t r = 0; r < a.num_rows; ++r) {
+    for_rows(a.pool, a.num_rows, a.size, [&](int64_t r, int) {
         const T* gate = (const T*)a.gate_up + 2 * r * a.size;
         const T* up = gate + a.size;
         T* out = (T*)a.out + r * a.size;
@@ -68,7 +63,7 @@ void silu_mul_of(const GateArgs& a) {
             narrow_to(&gated, first_of(silu(all(widen(gate[i])))));
             narrow_to(out + i, widen(gated) * widen(up[i]));
         }
-    }
+    });
 }
 
 // One head of one token: normalised when there is a weight, then its halves rotated against each other.
@@ -92,24 +87,22 @@ INLINE void rotate_head(T* head, const T* norm, float eps, const float* cosines,
 template <class T>
 void rotate_of(const RotateArgs& a) {
     const int64_t dim = a.head_dim, num_heads = a.num_query_heads + a.num_key_heads;
-#pragma omp parallel for schedule(static) if (a.num_rows > 1 && a.num_rows * num_heads * dim > kParallelElements)
-    for (int64_t r = 0; r < a.num_rows; ++r) {
+    for_rows(a.pool, a.num_rows, num_heads * dim, [&](int64_t r, int) {
         T* row = (T*)a.heads + r * a.stride;
         const int64_t at = a.positions[r] * (dim / 2);
         for (int64_t h = 0; h < num_heads; ++h) {
             const T* norm = (const T*)(h < a.num_query_heads ? a.query_norm : a.key_norm);
             rotate_head(row + h * dim, norm, a.norm_eps, a.cosines + at, a.sines + at, dim);
         }
-    }
+    });
 }
 
 template <class T>
 void write_of(const WriteArgs& a) {
     const int64_t dim = a.shape->head_dim, num_heads = a.shape->num_kv_heads;
-#pragma omp parallel for schedule(static) if (a.num_rows > 1 && a.num_rows * num_heads * dim > kParallelElements)
-    for (int64_t r = 0; r < a.num_rows; ++r) {
+    for_rows(a.pool, a.num_rows, num_heads * dim, [&](int64_t r, int) {
         const int64_t slot = a.slots[r];
-        if (slot < 0) continue;
+        if (slot < 0) return;
         const int64_t tile = slot / kTileSlots * kTileSlots * dim, at = slot % kTileSlots;
         for (int64_t h = 0; h < num_heads; ++h) {
             const T* key = (const T*)a.new_keys + r * a.key_stride + h * dim;
@@ -119,7 +112,7 @@ void write_of(const WriteArgs& a) {
             for (int64_t d = 0; d < dim; ++d) keys[Place<T>::key(at, d, dim)] = key[d];
             for (int64_t d = 0; d < dim; ++d) values[Place<T>::value(at, d, dim)] = value[d];
         }
-    }
+    });
 }
 
 template <class T>
@@ -146,6 +139,6 @@ INLINE int64_t argmax_row(const T* row, int64_t size) {
 
 template <class T>
 void argmax_of(const ArgmaxArgs& a) {
-#pragma omp parallel for schedule(static) if (a.num_rows > 1 && a.num_rows * a.size > kParallelElements)
-    for (int64_t r = 0; r < a.num_rows; ++r) a.out[r] = argmax_row((const T*)a.logits + r * a.stride, a.size);
+    for_rows(a.pool, a.num_rows, a.size,
+             [&](int64_t r, int) { a.out[r] = argmax_row((const T*)a.logits + r * a.stride, a.size); });
 }

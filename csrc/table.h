@@ -1,7 +1,6 @@
 // The kernels of one instruction set as a table. The including file has set the compiler's target, the
 // namespace PARROT_ISA, the products for bfloat16, and the table's names.
 
-#include <omp.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -12,6 +11,7 @@ namespace parrot {
 namespace PARROT_ISA {
 
 #include "vectors.h"
+#include "share.h"
 #include "products.h"
 #include "attention.h"
 #include "rows.h"

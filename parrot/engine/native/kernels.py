@@ -4,6 +4,7 @@ A call costs about two microseconds on top of its work. What it is given is chec
 here is a bug of the engine's, never of a request's.
 """
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -34,12 +35,21 @@ class Rotary:
 
 
 class NativeKernels:
-    """The kernels of one instruction set. Made by `load_native`."""
+    """The kernels of one instruction set on some threads. Made by `load_native`.
 
-    def __init__(self, library: NativeLibrary, isa: Isa) -> None:
+    They may be used from any thread; when two use them at once, one of them computes alone.
+    """
+
+    def __init__(self, library: NativeLibrary, isa: Isa, num_threads: int) -> None:
         self.library = library
         self.isa = isa
-        self.isa_number = ISAS.index(isa)
+        self.num_threads = num_threads
+        self.handle = library.parrot_kernels_new(ISAS.index(isa), num_threads)
+        if not self.handle:
+            raise MemoryError("no memory for native kernels")
+        freed = weakref.finalize(self, library.parrot_kernels_free, self.handle)
+        # At the interpreter's end a thread may still be computing, and the memory goes anyway.
+        freed.atexit = False
 
     def describe(self) -> str:
         """A few words for people."""
@@ -63,7 +73,7 @@ class NativeKernels:
         out = torch.empty_like(hidden)
         rows, size = hidden.shape
         self.library.parrot_add_norm(
-            self.isa_number,
+            self.handle,
             TYPE_NUMBERS[hidden.dtype],
             rows,
             size,
@@ -96,7 +106,7 @@ class NativeKernels:
             _is_dense(norm, heads.dtype) and norm.shape == (head_dim,) for norm in norms
         )
         self.library.parrot_rotate(
-            self.isa_number,
+            self.handle,
             TYPE_NUMBERS[heads.dtype],
             heads.shape[0],
             rotary.num_query_heads,
@@ -118,7 +128,7 @@ class NativeKernels:
         rows, size = gate_up.shape[0], gate_up.shape[1] // 2
         out = torch.empty((rows, size), dtype=gate_up.dtype)
         self.library.parrot_silu_mul(
-            self.isa_number, TYPE_NUMBERS[gate_up.dtype], rows, size, gate_up.data_ptr(), out.data_ptr()
+            self.handle, TYPE_NUMBERS[gate_up.dtype], rows, size, gate_up.data_ptr(), out.data_ptr()
         )
         return out
 
@@ -131,12 +141,12 @@ class NativeKernels:
         and in float32.
         """
         num_outputs, num_inputs = weight.shape
-        library, isa = self.library, self.isa_number
-        if weight.dtype != torch.bfloat16 or num_inputs % 32 or not library.parrot_has_linear(isa):
+        library, handle = self.library, self.handle
+        if weight.dtype != torch.bfloat16 or num_inputs % 32 or not library.parrot_has_linear(handle):
             return None
         assert weight.is_contiguous()
         packed = torch.empty((num_outputs + 15) // 16 * 16 * num_inputs, dtype=torch.bfloat16)
-        library.parrot_pack(isa, num_inputs, num_outputs, weight.data_ptr(), packed.data_ptr())
+        library.parrot_pack(handle, num_inputs, num_outputs, weight.data_ptr(), packed.data_ptr())
         bias_pointer = None if bias is None else bias.data_ptr()
 
         def apply(rows: torch.Tensor) -> torch.Tensor:
@@ -145,7 +155,7 @@ class NativeKernels:
             assert bias is None or _is_dense(bias, torch.bfloat16)
             out = torch.empty((rows.shape[0], num_outputs), dtype=torch.bfloat16)
             library.parrot_linear(
-                isa,
+                handle,
                 rows.shape[0],
                 num_inputs,
                 num_outputs,
@@ -166,7 +176,7 @@ class NativeKernels:
         assert num_columns <= logits.shape[1]
         out = torch.empty(logits.shape[0], dtype=torch.int64)
         self.library.parrot_argmax(
-            self.isa_number,
+            self.handle,
             TYPE_NUMBERS[logits.dtype],
             logits.shape[0],
             num_columns,
@@ -177,14 +187,19 @@ class NativeKernels:
         return out.tolist()
 
 
-def load_native(isa: Isa | None = None) -> NativeKernels | None:
-    """The kernels for `isa`, or for the best that this processor has; None where they are not to be had."""
+def load_native(isa: Isa | None = None, *, num_threads: int | None = None) -> NativeKernels | None:
+    """The kernels for `isa`, or for the best that this processor has; None where they are not to be had.
+
+    Without `num_threads` they use as many threads as torch does.
+    """
     library = open_library()
     if library is None:
         return None
     supported = library.supported()
     chosen = isa or supported[-1]
-    return NativeKernels(library, chosen) if chosen in supported else None
+    if chosen not in supported:
+        return None
+    return NativeKernels(library, chosen, num_threads or torch.get_num_threads())
 
 
 def _is_dense(tensor: torch.Tensor, dtype: torch.dtype) -> bool:

@@ -54,9 +54,10 @@ class AttentionPlan:
 
     def __init__(self, kernels: NativeKernels, shape: AttentionShape) -> None:
         self.shape = shape
+        self._kernels = kernels
         self._library = kernels.library
         self._plan = kernels.library.parrot_plan_new(
-            kernels.isa_number,
+            kernels.handle,
             TYPE_NUMBERS[shape.dtype],
             shape.num_heads,
             shape.num_kv_heads,
@@ -66,11 +67,13 @@ class AttentionPlan:
         )
         if not self._plan:
             raise MemoryError("no memory for an attention plan")
-        weakref.finalize(self, kernels.library.parrot_plan_free, self._plan)
+        freed = weakref.finalize(self, kernels.library.parrot_plan_free, self._plan)
+        # At the interpreter's end a thread may still be computing, and the memory goes anyway.
+        freed.atexit = False
         self._slots = torch.empty(0, dtype=torch.int64)
 
     def begin(self, pieces: Sequence[Piece], slots: torch.Tensor) -> None:
-        """Divide a step's attention among the threads that torch uses in this thread.
+        """Divide a step's attention among the threads.
 
         `slots` ([rows], int64) are where the rows' keys and values go; below 0: nowhere.
         """
@@ -81,7 +84,7 @@ class AttentionPlan:
         sizes = array("q", [n for piece in pieces for n in (len(piece.runs), len(piece.readers))])
         runs = array("q", [n for piece in pieces for run in piece.runs for n in run])
         readers = array("q", [n for piece in pieces for rows in piece.readers for n in rows])
-        num_items = self._library.parrot_plan_begin(
+        failed = self._library.parrot_plan_begin(
             self._plan,
             num_rows,
             len(pieces),
@@ -90,7 +93,7 @@ class AttentionPlan:
             readers.buffer_info()[0],
             slots.data_ptr(),
         )
-        if num_items < 0:
+        if failed:
             raise MemoryError("no memory for the attention of a step")
         self._slots = slots
 

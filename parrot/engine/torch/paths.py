@@ -35,7 +35,7 @@ def choose_kernels(
     """
     if config.kernels == "torch" or (config.kernels == "auto" and device.type != "cpu"):
         return None, "torch kernels"
-    kernels = load_native()
+    kernels = load_native(num_threads=config.num_threads)
     reason = None
     if device.type != "cpu":
         reason = f"there are none for {device.type}"
