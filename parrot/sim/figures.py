@@ -441,10 +441,11 @@ FIGURES: Sequence[Figure] = (
     Figure(
         figure_id="18",
         title="Chat beside map-reduce on four engines",
-        varies=f"measure: {', '.join(f'{i} {name}' for i, name in enumerate(MEASURES))}",
+        varies="measure",
         points=(0.0, 1.0, 2.0),
         paper={"vllm, throughput": (1.24, 1.73, 1.06), "vllm, latency": (5.55, 0.92, 3.72)},
         run=_mixed,
+        note="; ".join(f"measure {number}: {name}" for number, name in enumerate(MEASURES)),
     ),
 )
 """Every figure of the paper's evaluation that has numbers."""
