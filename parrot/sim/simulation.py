@@ -22,6 +22,8 @@ from parrot.sim.loop import VirtualClock, VirtualLoop, run_virtual
 from parrot.sim.store import ForgetfulStore
 from parrot.types.ids import EngineId
 
+SETTLE_S = 600.0
+"""Virtual seconds between the end of the last application and the last look at the engines."""
 _NEVER_S = 1e9
 _SWEEP_S = 1e5
 _MANY = 10**9
@@ -173,6 +175,8 @@ async def _simulate(
     try:
         await _drive(config, client, jobs, clock, report, observe)
         report.ended_at_s = clock.now_s()
+        # What was being filled ahead for calls that ran without it comes to its end.
+        await clock.sleep(SETTLE_S)
         report.engines = {engine.info.engine_id: engine.load() for engine in started}
         counters = service.counters()
         report.num_prompt_tokens = counters.get("prompt_tokens", 0)
