@@ -91,6 +91,19 @@ class PieceReader {
         return {spare_keys, spare_values, num_keys, spare_values + num_keys / 32 * 32 * dim_, num_keys / 32 * 32};
     }
 
+    // Bring a share of what `read` will want from `begin` on nearer to the processor.
+    void fetch(int64_t begin, int num_keys, int share, int num_shares) {
+        if (num_keys <= 0) return;
+        seek(begin);
+        const int64_t offset = begin - before_, left = runs_[run_].count - offset;
+        const int64_t at = (runs_[run_].first + offset) * dim_, count = (left < num_keys ? left : num_keys) * dim_;
+        const int64_t line = 64 / sizeof(T), from = count * share / num_shares / line * line;
+        for (int64_t i = from; i < count * (share + 1) / num_shares; i += line) {
+            __builtin_prefetch(keys_ + at + i, 0, 2);
+            __builtin_prefetch(values_ + at + i, 0, 2);
+        }
+    }
+
    private:
     void seek(int64_t token) {
         if (token < before_) run_ = 0, before_ = 0;
@@ -154,33 +167,44 @@ INLINE void scale_row(float* row, int64_t size, float factor) {
     for (int64_t d = 0; d < size; d += 16) store(row + d, load(row + d) * factor);
 }
 
-// Turns one row's scores of a tile into weights, 0 from `visible` to `padded`. Returns the sum of the weights.
-// `top` is the row's largest score so far, in powers of two.
+// Turns one row's scores of a tile into weights, 0 from `visible` to `padded`, a multiple of 32. Returns the sum of
+// the weights. `top` is the row's largest score so far, in powers of two.
 template <class Left>
 INLINE float weigh(const float* scores, int visible, int padded, float scale, float* top, Left* weights) {
-    const Floats lowest = all(-__builtin_inff());
-    Floats most = lowest;
+    const Floats lowest = all(-__builtin_inff()), none = all(0.0f);
+    Floats most = lowest, more = lowest;
     int key = 0;
-    for (; key + 16 <= visible; key += 16) most = larger(load(scores + key), most);
-    const Mask seen = first_lanes(visible - key);
-    if (key < visible) most = larger(select(seen, load(scores + key), lowest), most);
-    const float found = largest(most) * scale;
+    for (; key + 32 <= visible; key += 32) {
+        most = larger(load(scores + key), most);
+        more = larger(load(scores + key + 16), more);
+    }
+    const int whole = key, left = visible - whole;
+    const Mask seen = first_lanes(left), seen_too = first_lanes(left - 16);
+    if (left > 0) most = larger(select(seen, load(scores + whole), lowest), most);
+    if (left > 16) more = larger(select(seen_too, load(scores + whole + 16), lowest), more);
+    const float found = largest(larger(most, more)) * scale;
     const float above = found > *top ? found : *top;
     *top = above;
-    Floats total = all(0.0f);
-    for (key = 0; key + 16 <= visible; key += 16) {
-        const Floats weight = exp2(load(scores + key) * scale - above);
+    Floats total = none, total_too = none;
+    const Left* kind = nullptr;
+    for (key = 0; key < whole; key += 32) {
+        const Floats weight = exp2_for(kind, load(scores + key) * scale - above);
+        const Floats weight_too = exp2_for(kind, load(scores + key + 16) * scale - above);
         total = total + weight;
-        store(weights + key, weight);
+        total_too = total_too + weight_too;
+        store_two(weights + key, weight, weight_too);
     }
-    if (key < visible) {
-        const Floats weight = exp2(select(seen, load(scores + key) * scale - above, lowest));
+    if (left > 0) {
+        const Floats weight = select(seen, exp2_for(kind, load(scores + key) * scale - above), none);
+        const Floats weight_too =
+            left > 16 ? select(seen_too, exp2_for(kind, load(scores + key + 16) * scale - above), none) : none;
         total = total + weight;
-        store(weights + key, weight);
-        key += 16;
+        total_too = total_too + weight_too;
+        store_two(weights + key, weight, weight_too);
+        key += 32;
     }
-    for (; key < padded; key += 16) store(weights + key, all(0.0f));
-    return sum(total);
+    for (; key < padded; key += 32) store_two(weights + key, none, none);
+    return sum(total + total_too);
 }
 
 template <class T, class Products>
@@ -242,6 +266,8 @@ struct Attention {
         for (int64_t begin = item.begin; begin < end; begin += kTileKeys) {
             const int num_keys = end - begin < kTileKeys ? (int)(end - begin) : kTileKeys;
             const Tile<T> tile = piece.read(begin, num_keys, scratch.keys, scratch.values);
+            const int64_t next = begin + kTileKeys;
+            const int num_next = first > 0 || next >= end ? 0 : end - next < kTileKeys ? (int)(end - next) : kTileKeys;
             products.scores(scratch.queries, rows, tile.keys, (num_keys + 15) / 16, (int)dim, scratch.scores,
                             kTileKeys);
             const int padded = (num_keys + 31) / 32 * 32;
@@ -249,6 +275,7 @@ struct Attention {
                 int64_t visible = reader_of(item, first + r).limit - begin;
                 visible = visible < 0 ? 0 : visible < num_keys ? visible : num_keys;
                 weigh_row(r, (int)visible, padded, scale);
+                piece.fetch(next, num_next, r, rows);
             }
             mix(tile, rows);
         }

@@ -120,6 +120,21 @@ INLINE Floats load(const Bf16* from) { return as_floats(widen(load_as<Halves>(fr
 INLINE void store(float* to, Floats v) { store_as(to, v); }
 INLINE void store(Bf16* to, Floats v) { store_as(to, narrow(v)); }
 
+INLINE void store_two(float* to, Floats a, Floats b) {
+    store(to, a);
+    store(to + 16, b);
+}
+
+INLINE void store_two(Bf16* to, Floats a, Floats b) {
+#if defined(__AVX512BF16__)
+    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)b.part[0], (__m512)a.part[0]);
+    _mm512_storeu_si512(to, both);
+#else
+    store(to, a);
+    store(to + 16, b);
+#endif
+}
+
 // What reading back a stored value would give.
 INLINE Floats rounded_to(const float*, Floats v) { return v; }
 INLINE Floats rounded_to(const Bf16*, Floats v) { return as_floats(widen(narrow(v)) << 16); }
@@ -127,11 +142,15 @@ INLINE Floats rounded_to(const Bf16*, Floats v) { return as_floats(widen(narrow(
 INLINE float first_of(Floats v) { return v.part[0][0]; }
 
 INLINE float sum(Floats v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)v.part[0]);
+#else
     FloatLanes lanes = v.part[0];
     for (int i = 1; i < kParts; ++i) lanes += v.part[i];
     float total = 0;
     for (int i = 0; i < kWidth; ++i) total += lanes[i];
     return total;
+#endif
 }
 
 INLINE float largest(Floats v) {
@@ -146,34 +165,67 @@ INLINE float largest(Floats v) {
 #endif
 }
 
-// 2 to the power of x, for x that is not far above 0; relative error below 3e-7. 0 for -infinity, NaN for NaN.
-INLINE Floats exp2(Floats x) {
-#if defined(__AVX512F__)
-    const __m512 given = (__m512)x.part[0];
-    const __m512 whole = _mm512_roundscale_ps(given, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    // -infinity less itself is no number; any finite fraction will do for what becomes 0.
-    const __mmask16 finite = _mm512_cmp_ps_mask(given, _mm512_set1_ps(-1e30f), _CMP_NLT_UQ);
-    const Floats part = {{(FloatLanes)_mm512_maskz_sub_ps(finite, given, whole)}};
+// What is left of x after the largest whole number that is not above it.
+INLINE Floats fraction(Floats x, Floats* whole) {
+#if defined(__AVX512DQ__)
+    *whole = x;   // VSCALEFPS rounds down itself
+    return {{(FloatLanes)_mm512_reduce_ps((__m512)x.part[0], _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}};
 #else
     const float magic = 12582912.0f;   // 1.5 · 2^23: adding it rounds to whole numbers
-    const Floats inside = select(x < -126.0f, all(-126.0f), x);
-    const Floats shifted = inside + magic;
-    const Floats part = inside - (shifted - magic);
+    const Floats shifted = x + magic;
+    *whole = shifted;
+    return x - (shifted - magic);
 #endif
-    Floats power = all(1.5403530e-4f);
+}
+
+INLINE Floats times_power(Floats x, Floats whole) {
+#if defined(__AVX512DQ__)
+    return {{(FloatLanes)_mm512_scalef_ps((__m512)x.part[0], (__m512)whole.part[0])}};
+#else
+    return as_floats(as_words(x) + ((as_words(whole) - as_words(all(12582912.0f))) << 23));
+#endif
+}
+
+// 2 to the power of x, for x that is not far above 0; 0 below -126, NaN for NaN. Relative error below 3e-7.
+INLINE Floats exp2(Floats x) {
+    const Floats inside = select(x < -126.0f, all(-126.0f), x);
+    Floats whole;
+    const Floats part = fraction(inside, &whole);
+#if defined(__AVX512DQ__)
+    Floats power = all(1.8775767e-3f);   // on 0 … 1
+    power = power * part + 8.9893397e-3f;
+    power = power * part + 5.5826318e-2f;
+    power = power * part + 2.4015361e-1f;
+    power = power * part + 6.9315308e-1f;
+    power = power * part + 9.9999994e-1f;
+#else
+    Floats power = all(1.5403530e-4f);   // on -1/2 … 1/2
     power = power * part + 1.3333558e-3f;
     power = power * part + 9.6181291e-3f;
     power = power * part + 5.5504109e-2f;
     power = power * part + 2.4022651e-1f;
     power = power * part + 6.9314718e-1f;
     power = power * part + 1.0f;
-#if defined(__AVX512F__)
-    return {{(FloatLanes)_mm512_scalef_ps((__m512)power.part[0], whole)}};
-#else
-    const Words exponent = (as_words(shifted) - as_words(all(magic))) << 23;
-    const Floats scaled = as_floats(as_words(power) + exponent);
-    return select(is_number(x), select(x < -126.0f, all(0.0f), scaled), x);
 #endif
+    return select(is_number(x), select(x < -126.0f, all(0.0f), times_power(power, whole)), x);
 }
 
 INLINE float exp2(float x) { return first_of(exp2(all(x))); }
+
+// The same for numbers that are rounded to `Left` afterwards.
+INLINE Floats exp2_for(const float*, Floats x) { return exp2(x); }
+
+INLINE Floats exp2_for(const Bf16*, Floats x) {
+#if defined(__AVX512DQ__)
+    Floats whole;
+    const Floats part = fraction(x, &whole);
+    Floats power = all(1.3534167e-2f);   // relative error below 5e-6
+    power = power * part + 5.2011464e-2f;
+    power = power * part + 2.4144275e-1f;
+    power = power * part + 6.9300383e-1f;
+    power = power * part + 1.0000026f;
+    return times_power(power, whole);
+#else
+    return exp2(x);
+#endif
+}
