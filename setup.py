@@ -9,7 +9,7 @@ from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("csrc")
 WARNINGS = ["-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
-FLAGS = ["-std=c++17", "-O3", "-pthread", "-fvisibility=hidden", *WARNINGS]
+FLAGS = ["-std=c++17", "-O3", "-g0", "-pthread", "-fvisibility=hidden", *WARNINGS]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mfma"]
 ISA_FLAGS = {
     "interface.cpp": [],

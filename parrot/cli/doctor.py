@@ -147,12 +147,30 @@ def _torch() -> Iterator[Check]:
     import torch
 
     yield Check(name="torch", state="ok", detail=f"{torch.__version__}, {torch.get_num_threads()} threads")
+    yield _kernels()
     if not torch.cuda.is_available():
         yield Check(name="gpu", state="ok", detail="none that torch can use; models run on the processor")
     for number in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(number)
         detail = f"{device.name}, {device.total_memory / GIB:.0f} GiB, CUDA {torch.version.cuda}"
         yield Check(name="gpu", state="ok", detail=detail)
+
+
+def _kernels() -> Check:
+    from parrot.engine.native.library import open_library
+
+    library = open_library()
+    if library is None:
+        return Check(
+            name="kernels",
+            state="warn",
+            detail="no native kernels; models on the processor run in torch alone, slower",
+            fix="install a C++ compiler, then install Parrot again from its source",
+        )
+    best, *others = reversed(library.supported())
+    return Check(
+        name="kernels", state="ok", detail=f"native, {best} (also {', '.join(others) or 'no other'})"
+    )
 
 
 def _settings() -> Iterator[Check]:
