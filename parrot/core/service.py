@@ -363,6 +363,7 @@ class Service:
             "prefixes_wanted": self._runtime.retention.num_wanted,
             "ahead_tokens": self._runtime.ahead.num_tokens,
             "piped_tokens": self._runtime.ahead.num_piped_tokens,
+            "planning_faults": self._runtime.ahead.num_faults + self._runtime.retention.num_faults,
         }
 
     async def watch(self) -> AsyncGenerator[Event, None]:

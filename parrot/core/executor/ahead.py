@@ -83,13 +83,25 @@ class Ahead:
         """Prompt tokens filled ahead so far."""
         self.num_piped_tokens = 0
         """Of these, tokens that were taken while they were generated."""
+        self.num_faults = 0
+        """Fills that failed by a fault of the service."""
 
     async def run(self) -> None:
         """Carry out what was decided."""
         async with asyncio.TaskGroup() as group:
             while True:
                 job = await self._jobs.get()
-                group.create_task(job)
+                group.create_task(self._carry_out(job))
+
+    async def _carry_out(self, job: Coroutine[None, None, None]) -> None:
+        """The boundary between one fill and everything else: nobody asked for it, so nothing else fails with
+        it.
+        """
+        try:
+            await job
+        except Exception:
+            self.num_faults += 1
+            logger.exception("filling ahead failed by a fault of the service")
 
     def close(self) -> None:
         """Let go of what was decided and not begun."""

@@ -7,12 +7,15 @@ most cost is evicted last. What nobody is known to want goes first, by recency. 
 """
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Sequence
 
 from parrot.core.executor.fleet import Fleet
 from parrot.errors import EngineError
 from parrot.types.ids import CallId, ContextId, EngineId, PrefixKey
+
+logger = logging.getLogger(__name__)
 
 
 class Retention:
@@ -27,6 +30,8 @@ class Retention:
         self._told: dict[PrefixKey, int] = {}
         """Key → the least distance that engines were told of."""
         self._wake = asyncio.Event()
+        self.num_faults = 0
+        """Rounds of telling that failed by a fault of the service."""
 
     def want(self, call_id: CallId, keys: Sequence[PrefixKey], distance: int) -> None:
         """A call that is so many stages from running will need these prefixes; replaces what it wanted
@@ -69,10 +74,13 @@ class Retention:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            for engine_id, values in self._changes().items():
-                member = self._fleet.members.get(engine_id)
-                if member is not None and member.engine is not None:
+            try:
+                for engine_id, values in self._changes().items():
                     await self._tell(engine_id, values)
+            except Exception:
+                # What caches are worth is advice: without it, the service goes on.
+                self.num_faults += 1
+                logger.exception("telling what contexts are worth failed by a fault of the service")
 
     def _touch(self, keys: Sequence[PrefixKey]) -> None:
         if keys:
@@ -100,11 +108,11 @@ class Retention:
         return changes
 
     async def _tell(self, engine_id: EngineId, values: dict[ContextId, int]) -> None:
-        engine = self._fleet.members[engine_id].engine
-        if engine is None:
+        member = self._fleet.members.get(engine_id)
+        if member is None or member.engine is None:
             return
         try:
-            await engine.appraise(values)
+            await member.engine.appraise(values)
         except EngineError:
             # The engine is gone, and its contexts with it.
             return

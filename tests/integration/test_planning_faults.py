@@ -1,0 +1,40 @@
+"""Filling ahead and telling what contexts are worth are extras: a fault in one ends nothing else."""
+
+import pytest
+from core_harness import call, get, open_session, running_service, submit
+
+from parrot.core.executor.ahead import Ahead
+from parrot.core.executor.retention import Retention
+
+
+async def test_a_fault_while_filling_ahead_ends_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> object:
+        raise RuntimeError("a fault of ours")
+
+    async with running_service() as service:
+        monkeypatch.setattr(Ahead, "_note", broken)
+        sid = await open_session(service)
+        text = "an instruction that is long enough to be filled ahead of its input " * 3
+        await submit(service, sid, call("Say {{out}}", "a"), call(text + "{{a}}{{out}}", "b", a="$a"))
+        assert (await get(service, sid, "b")).state == "ready"
+        assert service.counters()["planning_faults"] > 0
+        assert service.health().status == "ok"
+    assert "filling ahead failed" in caplog.text
+
+
+async def test_a_fault_while_telling_worth_ends_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> object:
+        raise RuntimeError("a fault of ours")
+
+    async with running_service() as service:
+        monkeypatch.setattr(Retention, "_changes", broken)
+        sid = await open_session(service)
+        await submit(service, sid, call("Say {{out}}", "a"), call("Go on: {{a}}{{out}}", "b", a="$a"))
+        assert (await get(service, sid, "b")).state == "ready"
+        assert service.counters()["planning_faults"] > 0
+        assert service.health().status == "ok"
+    assert "telling what contexts are worth failed" in caplog.text
