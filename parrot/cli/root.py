@@ -55,7 +55,7 @@ COMMANDS = {
     "sessions": ("parrot.cli.inspect:sessions", "List, show, draw and cancel sessions."),
     "engines": ("parrot.cli.inspect:engines", "List engines and their load."),
     "models": ("parrot.cli.models:models", "Make and list model directories."),
-    "bench": ("parrot.cli.bench:bench", "Measure the engine on this machine."),
+    "bench": ("parrot.cli.bench:bench", "Measure Parrot on this machine, beside other servers."),
     "sim": ("parrot.cli.sim:sim", "Simulate applications, policies and the paper's figures."),
     "doctor": ("parrot.cli.doctor:doctor", "Check this machine and installation."),
     "config": ("parrot.cli.config:config", "Show settings and where they come from."),

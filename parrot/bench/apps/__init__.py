@@ -1,0 +1,1 @@
+"""`parrot bench apps`: applications on running servers, whole in Parrot and request by request elsewhere."""
