@@ -264,6 +264,7 @@ CODES: dict[str, CodeInfo] = _table(
     ("P1303", "too_deep_graph", GraphError, "a chain of calls longer than allowed"),
     ("P1400", "not_found", NotFoundError, "no such session, call or variable, or not yours"),
     ("P1401", "model_not_found", NotFoundError, "a model that is not served here"),
+    ("P1406", "function_not_found", NotFoundError, "no such registered function or version, or not yours"),
     ("P1402", "no_route", NotFoundError, "no such route"),
     ("P1403", "method_not_allowed", RequestError, "the route exists, the method does not"),
     ("P1404", "not_acceptable", RequestError, "the Accept header excludes what the route sends"),

@@ -61,3 +61,7 @@ class Limits:
     """Engines one call may bring down before it is quarantined."""
     call_timeout_s: float = 1800.0
     """A call that has been runnable for longer fails with `deadline`."""
+    max_functions: int = 1000
+    """Registered functions of one tenant, each version counted."""
+    max_functions_bytes: int = 16 << 20
+    """Their JSON text, all versions together."""

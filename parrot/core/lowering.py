@@ -156,7 +156,9 @@ def _texts(spec: CallSpec) -> list[tuple[str, str]]:
         return [("template", spec.template)]
     if spec.messages is not None:
         return [(f"messages[{i}].content", message.content) for i, message in enumerate(spec.messages)]
-    raise InvalidError("a call needs a template or messages", code="missing_field", param="template")
+    raise InvalidError(
+        "a call needs a template, messages or a function", code="missing_field", param="template"
+    )
 
 
 def _check_placeholders(

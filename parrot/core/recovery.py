@@ -16,6 +16,8 @@ from parrot.types.events import (
     CallStarted,
     Event,
     Failure,
+    FunctionRegistered,
+    FunctionRemoved,
     ObjectiveStated,
     SessionClosed,
     SessionOpened,
@@ -125,8 +127,9 @@ def _replay(session: Session, event: Event) -> None:
             graph.fail(event.variable_id, event.failure)
         case CallPlaced() | CallRetried() | CallFinished():
             _replay_call(session, event)
-        case SessionOpened() | SessionClosed() | CallStarted():
-            # The opening was replayed first; closed sessions are not rebuilt; first tokens are not durable.
+        case SessionOpened() | SessionClosed() | CallStarted() | FunctionRegistered() | FunctionRemoved():
+            # The opening was replayed first; closed sessions are not rebuilt; first tokens are not durable;
+            # functions have a log of their own.
             return
 
 

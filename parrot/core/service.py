@@ -11,6 +11,7 @@ from dataclasses import asdict
 
 from parrot.core.executor.dispatcher import Dispatcher
 from parrot.core.executor.fleet import Fleet
+from parrot.core.executor.functions import Functions
 from parrot.core.executor.journal import Journal
 from parrot.core.executor.keeper import Keeper
 from parrot.core.executor.outlook import look_ahead
@@ -90,6 +91,8 @@ class Service:
         self._journal.add_reader(self._keeper.see)
         self._submission = Submission(self._runtime, self._dispatcher, store, fresh)
         self._unbroken = Unbroken()
+        self.functions = Functions(self._runtime, self._unbroken, check_open=self._check_open)
+        """The tenants' registered functions."""
         self._draining = False
         self._main: asyncio.Task[None] | None = None
 
@@ -150,6 +153,7 @@ class Service:
             group.create_task(self._runtime.ahead.run(), name="ahead")
             group.create_task(self._runtime.retention.run(), name="retention")
             group.create_task(self._keeper.run(), name="keeper")
+            group.create_task(self.functions.run(), name="functions")
             for member in self._fleet.members.values():
                 group.create_task(self._fleet.supervise(member), name=f"engine {member.engine_id}")
 

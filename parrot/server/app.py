@@ -16,6 +16,7 @@ from parrot.ports.clock import Clock, SystemClock
 from parrot.server.bodies import BodyLimits
 from parrot.server.config import ServerConfig
 from parrot.server.edge import Edge
+from parrot.server.functions import FunctionRoutes
 from parrot.server.metrics import Metrics
 from parrot.server.openapi import document
 from parrot.server.operation import OperationRoutes
@@ -69,6 +70,7 @@ def create_app(
     metrics = Metrics(service)
     routes = _route_config(service, config, app.closing, clock)
     app.router.routes += SessionRoutes(service, routes).routes()
+    app.router.routes += FunctionRoutes(service, routes.small).routes()
     app.router.routes += OperationRoutes(service, metrics).routes()
     app.add_exception_handler(HTTPException, _routing_failed)
     app.add_middleware(

@@ -12,10 +12,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from parrot.wire.answers import ErrorEnvelope
+from parrot.wire.functions import FunctionSpec
 from parrot.wire.requests import CancelRequest, SessionCreate, SetVariable, SubmitCalls
 
 REF_TEMPLATE = "#/components/schemas/{model}"
-REQUEST_MODELS: tuple[type[BaseModel], ...] = (SessionCreate, SubmitCalls, SetVariable, CancelRequest)
+REQUEST_MODELS: tuple[type[BaseModel], ...] = (
+    SessionCreate,
+    SubmitCalls,
+    SetVariable,
+    CancelRequest,
+    FunctionSpec,
+)
 
 QUERY_FIELDS: dict[str, dict[str, object]] = {
     "limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},

@@ -10,6 +10,10 @@ A session's life:
                         └ per call:  CallPlaced(attempt) ─ CallStarted ─ VariableReady* ─ CallFinished
                                      (CallRetried starts the next attempt; VariableFailed when it is given up)
     SessionClosed
+
+A tenant's registered functions are a log of their own, which is opened like a session and never closed:
+
+    SessionOpened ─ (FunctionRegistered | FunctionRemoved)*
 """
 
 from collections.abc import Mapping
@@ -201,6 +205,29 @@ Event = (
     SessionOpened
     | CallsSubmitted
     | VariableSet
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionRegistered:
+    """A tenant registered a semantic function, or a new version of one, in its log of functions."""
+
+    durable: ClassVar[bool] = True
+    session_id: SessionId
+    name: str
+    version: int
+    spec: str
+    """What the client sent, as JSON text, as validated."""
+    wall_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionRemoved:
+    """A tenant removed a registered function with all its versions."""
+
+    durable: ClassVar[bool] = True
+    session_id: SessionId
+    name: str
+    wall_s: float
+
+
     | ObjectiveStated
     | CallPlaced
     | CallStarted
@@ -210,3 +237,5 @@ Event = (
     | CallFinished
     | SessionClosed
 )
+    | FunctionRegistered
+    | FunctionRemoved

@@ -23,6 +23,9 @@ NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
 ID_PATTERN = re.compile(r"(ses|call|var)_[0-9a-f]{32}\Z")
 """What the service calls them; a user's name may not look like this."""
 
+FUNCTION_PATTERN = re.compile(r"([A-Za-z_][A-Za-z0-9_]{0,63})(?:@([1-9][0-9]{0,8}))?\Z")
+"""A registered function's name, with or without a version."""
+
 IdSource = Callable[[], str]
 """Gives 32 fresh hexadecimal digits on each call; chance enters the core only through this."""
 

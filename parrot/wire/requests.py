@@ -20,7 +20,7 @@ from pydantic import (
     Tag,
 )
 
-from parrot.types.ids import ID_PATTERN, NAME_PATTERN
+from parrot.types.ids import FUNCTION_PATTERN, ID_PATTERN, NAME_PATTERN
 from parrot.types.objective import Objective
 from parrot.types.sampling import MAX_TOKENS_CAP
 
@@ -48,6 +48,12 @@ def _name(text: str) -> str:
     return text
 
 
+def _function(text: str) -> str:
+    if not FUNCTION_PATTERN.match(text):
+        raise ValueError("bad_name")
+    return text
+
+
 def _label(text: str) -> str:
     if not text.isprintable() or any(c in "\u200b\u200c\u200d\u2060\ufeff" for c in text):
         raise ValueError("bad_name")
@@ -59,6 +65,7 @@ Name = Annotated[StrictStr, AfterValidator(_clean), AfterValidator(_name)]
 Label = Annotated[
     StrictStr, Field(max_length=MAX_LABEL_CHARS), AfterValidator(_clean), AfterValidator(_label)
 ]
+FunctionReference = Annotated[StrictStr, AfterValidator(_clean), AfterValidator(_function)]
 Reference = Annotated[StrictStr, Field(min_length=1, max_length=128), AfterValidator(_clean)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
@@ -179,10 +186,12 @@ class MessageSpec(Wire):
 
 
 class CallSpec(Wire):
-    """One call: a template or chat messages, and what its placeholders stand for."""
+    """One call: a template, chat messages or a registered function, and what its placeholders stand for."""
 
     name: Name | None = None
     model: Text | None = None
+    function: FunctionReference | None = None
+    """`name` for the latest version of a registered function, `name@3` for that one."""
     template: Text | None = None
     messages: Annotated[tuple[MessageSpec, ...], Field(min_length=1, max_length=1024)] | None = None
     parameters: Annotated[dict[Name, Parameter], Field(max_length=MAX_PARAMETERS)] = Field(

@@ -160,9 +160,18 @@ class Ahead:
         free = [m for m in holders or up if _has_room(m)]
         return min(free, key=lambda member: member.num_calls, default=None)
 
+    async def fill_now(self, member: Member, leading: Leading) -> int:
+        """Fill a prompt's beginning because somebody asked for it; how many tokens were computed for it."""
+        engine = member.engine
+        if engine is None or not self._config.has("sharing") or not self._missing(member, leading):
+            return 0
+        return await self._fill_missing(member, engine, leading)
+
     async def _fill(self, member: Member, engine: Engine, leading: Leading) -> None:
-        if self._missing(member, leading) < MIN_TOKENS or member.engine is not engine:
-            return
+        if self._missing(member, leading) >= MIN_TOKENS and member.engine is engine:
+            await self._fill_missing(member, engine, leading)
+
+    async def _fill_missing(self, member: Member, engine: Engine, leading: Leading) -> int:
         context_id = member.new_context()
         match = self._note(member, context_id, leading)
         start = match.ref.num_tokens if match else 0
@@ -173,10 +182,11 @@ class Ahead:
             logger.debug("nothing was filled ahead: %s", error.message)
             self._fleet.index.drop(member.engine_id, request.context_id)
             await _free(engine, request.context_id, retain=False)
-        else:
-            self.num_tokens += result.num_prefilled
-            self._note_end(member, request.context_id)
-            await _free(engine, request.context_id, retain=True)
+            return 0
+        self.num_tokens += result.num_prefilled
+        self._note_end(member, request.context_id)
+        await _free(engine, request.context_id, retain=True)
+        return result.num_prefilled
 
     # ── pipelined fill ──────────────────────────────────────────────────────────────────────────────────────
 

@@ -9,6 +9,7 @@ from typing import Literal
 from parrot.core.executor.dispatcher import Dispatcher
 from parrot.core.executor.runtime import Runtime
 from parrot.core.executor.streams import forget_live
+from parrot.core.functions import is_log
 from parrot.core.recovery import new_session, rebuild
 from parrot.core.sessions import Session, analyse, deadline_failure
 from parrot.errors import GoneError, NotFoundError, OverLimitError, StoreError
@@ -106,8 +107,11 @@ class Keeper:
     # ── recovery and the sweep ──────────────────────────────────────────────────────────────────────────────
 
     async def recover(self) -> None:
-        """Rebuild every open session, and have its unfinished calls run."""
+        """Rebuild every open session, and have its unfinished calls run; read the registered functions."""
         async for log in self._store.load_open():
+            if is_log(log):
+                self._runtime.functions.replay(log)
+                continue
             session, ready = rebuild(log, self._runtime.limits)
             analyse(session, self._runtime.lengths)
             # Reading leaves no trace in the log, so nobody can say how long it was idle.

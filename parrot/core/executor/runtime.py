@@ -11,6 +11,7 @@ from parrot.core.executor.fleet import Fleet
 from parrot.core.executor.journal import Journal
 from parrot.core.executor.locks import SessionLocks
 from parrot.core.executor.retention import Retention
+from parrot.core.functions import FunctionRegistry
 from parrot.core.limits import Limits
 from parrot.core.prompts import TokenCache
 from parrot.core.service_config import ServiceConfig
@@ -33,6 +34,7 @@ class Runtime:
     tokens: TokenCache = field(default_factory=TokenCache)
     lengths: OutputLengths = field(default_factory=OutputLengths)
     """How long outputs of semantic functions have been."""
+    functions: FunctionRegistry = field(default_factory=FunctionRegistry)
     ahead: Ahead = field(init=False)
     retention: Retention = field(init=False)
     counters: Counter[str] = field(default_factory=Counter)

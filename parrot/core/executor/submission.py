@@ -72,6 +72,7 @@ class Submission:
             known = await self._find_reply(session, idempotency_key)
             if known is not None:
                 return _reply_again(known, body_hash)
+            request = self._runtime.functions.expand(session.tenant_id, request, self._runtime.limits)
             if _num_chars(session, request) > LONG_TEXT_CHARS:
                 planned = await asyncio.to_thread(self._plan, session, request)
             else:
