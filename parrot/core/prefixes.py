@@ -8,9 +8,13 @@ A key stands for all of a prompt's text up to one boundary. Keys are chained ove
 so equal keys mean equal tokens, and two prompts share exactly the boundaries whose keys they have in common.
 A value that a call generated has a key from the moment the call is submitted: its variable. Text that a
 client sent is keyed by itself.
+
+A prompt that comes without structure has keys at every block of tokens instead, so that whatever it has in
+common with another is found to the block (as prefix caching in vLLM, Kwon et al. 2023, does).
 """
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -18,6 +22,9 @@ from parrot.ports.engine import ContextRef
 from parrot.types.ids import ContextId, EngineId, PrefixKey, TenantId, VariableId
 
 KEY_BYTES = 16
+_NOBODY: Mapping[EngineId, dict[ContextId, int]] = {}
+BLOCK_TOKENS = 32
+"""Tokens between two keys of a prompt without structure."""
 
 
 def root_key(*, salt: str, tenant_id: TenantId, model_hash: str, add_bos: bool) -> PrefixKey:
@@ -38,6 +45,23 @@ def text_key(before: PrefixKey, text: str, *, markup: bool = False) -> PrefixKey
 def generated_key(before: PrefixKey, variable_id: VariableId) -> PrefixKey:
     """The key after an output, known before its text is."""
     return _extend(before, b"g", variable_id.encode())
+
+
+def block_keys(
+    root: PrefixKey, token_ids: Sequence[int], *, known: Sequence[PrefixKey] = ()
+) -> tuple[tuple[PrefixKey, ...], tuple[int, ...]]:
+    """The keys of a prompt after each of its blocks, the last of which may be short, and the tokens up to
+    each. `known` are those of its first blocks, all whole.
+    """
+    data = memoryview(array("I", token_ids)).cast("B")
+    width = data.nbytes // max(1, len(token_ids))
+    keys = list(known)
+    key = keys[-1] if keys else root
+    for start in range(len(keys) * BLOCK_TOKENS, len(token_ids), BLOCK_TOKENS):
+        key = _extend(key, b"b", bytes(data[start * width : (start + BLOCK_TOKENS) * width]))
+        keys.append(key)
+    lengths = [min(end * BLOCK_TOKENS, len(token_ids)) for end in range(1, len(keys) + 1)]
+    return tuple(keys), tuple(lengths)
 
 
 def _extend(before: PrefixKey, kind: bytes, data: bytes) -> PrefixKey:
@@ -87,9 +111,9 @@ class PrefixIndex:
                 return Match(boundary=boundary, ref=ContextRef(context_id=context_id, num_tokens=num_tokens))
         return None
 
-    def engines_with(self, key: PrefixKey) -> frozenset[EngineId]:
-        """The engines that hold a prefix."""
-        return frozenset(self._holders.get(key, ()))
+    def engines_with(self, key: PrefixKey) -> Collection[EngineId]:
+        """The engines that hold a prefix, from the one that has held it longest on; a view."""
+        return self._holders.get(key, _NOBODY).keys()
 
     def first_holders(self, key: PrefixKey) -> Iterator[tuple[EngineId, ContextId]]:
         """On each engine the context that a fork of the prefix would take: the oldest that holds it."""

@@ -2,11 +2,11 @@
 alike.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from parrot.core.cost_model import EnginePace
 from parrot.core.prefixes import PrefixIndex
+from parrot.core.roster import EngineState, Roster, Standing
 from parrot.types.ids import CallId, EngineId, PrefixKey
 from parrot.types.objective import CallObjective
 
@@ -35,38 +35,23 @@ class ReadyCall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineState:
-    """An engine that is up."""
-
-    engine_id: EngineId
-    model: str
-    max_batch: int
-    num_calls: int = 0
-    """Calls placed on it that have not ended."""
-    num_latency_calls: int = 0
-    """Of these, the ones that want small batches."""
-    num_tokens: int = 0
-    """Tokens that its calls will hold at most, each shared prefix counted once."""
-    num_unfilled_tokens: int = 0
-    """Prompt tokens of its calls that are still to be computed, about."""
-    capacity_tokens: int = 1 << 62
-    pace: EnginePace = field(default_factory=EnginePace)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """Everything a round may look at."""
 
     ready: Iterable[ReadyCall]
     """In the order in which they have a claim to be placed. A round may stop reading when nothing has
     room."""
-    engines: Sequence[EngineState]
+    engines: Collection[EngineState]
+    """Those that are up; a `Roster`, which is kept between rounds, spares the round ordering them."""
     index: PrefixIndex
     """Read only."""
     latency_target_s: float = 0.1
     """A step with a latency-sensitive call in it should not take longer."""
     group_homes: Mapping[str, EngineId] = field(default_factory=dict)
     """Where calls of a task group were placed in earlier rounds."""
+    group_of: Callable[[ReadyCall], Sequence[ReadyCall]] | None = None
+    """All waiting calls of a call's task group, also those that come later; None to look for them among
+    `ready`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,18 +112,55 @@ class Seat:
 
 
 class Round:
-    """The state of a round in progress: the snapshot, and what was placed so far in it."""
+    """The state of a round in progress: the snapshot, and what was placed so far in it.
+
+    It costs what it looks at, not what there is.
+    """
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.index = snapshot.index
-        self.by_model: dict[str, list[Seat]] = {}
-        self.seats: dict[EngineId, Seat] = {}
-        for engine in snapshot.engines:
-            seat = self.seats[engine.engine_id] = Seat.of(engine)
-            self.by_model.setdefault(engine.model, []).append(seat)
-        self._planned: dict[PrefixKey, set[EngineId]] = {}
+        engines = snapshot.engines
+        self._roster = engines if isinstance(engines, Roster) else Roster(engines)
+        self._standing: dict[str, Standing] = {}
+        self._seats: dict[EngineId, Seat] = {}
+        self._planned: dict[PrefixKey, dict[EngineId, None]] = {}
         self.placements: list[Placement] = []
+
+    @property
+    def models(self) -> Collection[str]:
+        """What the engines serve."""
+        return self._roster.models
+
+    @property
+    def num_places(self) -> int:
+        """Calls that all engines could take before the round, memory aside."""
+        return self._roster.num_places
+
+    def seat(self, engine_id: EngineId) -> Seat:
+        """One engine as the round goes on."""
+        seat = self._seats.get(engine_id)
+        if seat is None:
+            seat = self._seats[engine_id] = Seat.of(self._roster[engine_id])
+        return seat
+
+    def standing(self, model: str) -> Standing | None:
+        """The engines of a model in their orders, as the round goes on; None when there are none."""
+        found = self._standing.get(model)
+        if found is None:
+            before = self._roster.standing(model)
+            if before is None:
+                return None
+            found = self._standing[model] = before.copy()
+        return found
+
+    def soonest(self, standing: Standing) -> Iterator[Seat]:
+        """The engines that have room, from the one that gets to new work soonest on."""
+        return map(self.seat, standing.soonest())
+
+    def among(self, standing: Standing, engine_ids: Iterable[EngineId]) -> list[Seat]:
+        """Those of some engines that have room."""
+        return [self.seat(engine_id) for engine_id in engine_ids if standing.has_room(engine_id)]
 
     def shared_tokens(self, call: ReadyCall) -> Mapping[EngineId, int]:
         """For each engine that holds, or by this round will hold, a prefix of the call: how many tokens of
@@ -146,10 +168,9 @@ class Round:
         """
         found: dict[EngineId, int] = {}
         for key, length in zip(reversed(call.keys), reversed(call.lengths), strict=True):
-            for engine_id in self.index.engines_with(key):
-                found.setdefault(engine_id, length)
-            for engine_id in self._planned.get(key, ()):
-                found.setdefault(engine_id, length)
+            for engine_id in (*self.index.engines_with(key), *self._planned.get(key, ())):
+                if engine_id not in found:
+                    found[engine_id] = length
         return found
 
     def place(self, call: ReadyCall, seat: Seat, shared: int, why: str) -> None:
@@ -159,15 +180,38 @@ class Round:
         seat.num_tokens += call.num_prompt_tokens - shared + call.num_output_tokens
         seat.num_unfilled_tokens += call.num_prompt_tokens - shared
         engine_id = seat.state.engine_id
+        self._note(call.model, seat)
         for key in call.keys:
-            self._planned.setdefault(key, set()).add(engine_id)
+            self._planned.setdefault(key, {})[engine_id] = None
         self.placements.append(
             Placement(call_id=call.call_id, engine_id=engine_id, num_shared_tokens=shared, why=why)
         )
 
+    def reserve(self, model: str) -> None:
+        """Keep the emptiest engine for what comes first in a later round: it has no more room in this one."""
+        standing = self.standing(model)
+        emptiest = None if standing is None else next(standing.emptiest(), None)
+        if emptiest is not None:
+            seat = self.seat(emptiest)
+            seat.reserved = True
+            self._note(model, seat)
+
     def schedule(self) -> Schedule:
         """What was decided."""
         return Schedule(placements=tuple(self.placements))
+
+    def _note(self, model: str, seat: Seat) -> None:
+        standing = self.standing(model)
+        assert standing is not None, "an engine of the model was chosen"
+        if seat.reserved:
+            standing.remove(seat.state.engine_id)
+        else:
+            standing.put(
+                seat.state,
+                num_calls=seat.num_calls,
+                num_tokens=seat.num_tokens,
+                num_unfilled_tokens=seat.num_unfilled_tokens,
+            )
 
 
 def least_loaded(seats: Iterable[Seat]) -> Seat:

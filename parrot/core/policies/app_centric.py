@@ -13,18 +13,17 @@ is no
 batch.
 """
 
-from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 
+from parrot.core.roster import Standing
 from parrot.core.scheduler import ReadyCall, Round, Schedule, Seat, Snapshot
 from parrot.types.ids import CallId, EngineId
 
 LOOK_AHEAD = 32
 """Ready calls that a round tries in vain before it gives up; what waits behind them has a later one."""
-TYPICAL_TOKENS = 128
-"""Output tokens of a call that stands for any call, when engines are put in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,84 +42,63 @@ class AppCentric:
         return _AppCentricRound(self, snapshot).run()
 
 
-class _Standing:
-    """The engines of one model that have room, from the one that gets to new work soonest on."""
-
-    def __init__(self, seats: Sequence[Seat]) -> None:
-        self._seats = {seat.state.engine_id: seat for seat in seats}
-        self._numbers = {seat.state.engine_id: number for number, seat in enumerate(seats)}
-        self._by_number = list(seats)
-        self._keys: dict[EngineId, tuple[float, int]] = {}
-        self._order: list[tuple[float, int]] = []
-        for seat in seats:
-            self.update(seat)
-
-    def update(self, seat: Seat) -> None:
-        """Something was placed on it, or it was reserved."""
-        engine_id = seat.state.engine_id
-        old = self._keys.pop(engine_id, None)
-        if old is not None:
-            del self._order[bisect_left(self._order, old)]
-        if seat.num_calls < seat.state.max_batch and not seat.reserved:
-            pace = seat.state.pace
-            wait_s = pace.fill_s(seat.num_unfilled_tokens) + TYPICAL_TOKENS * pace.step_s(seat.num_calls + 1)
-            key = self._keys[engine_id] = (wait_s, self._numbers[engine_id])
-            insort(self._order, key)
-
-    def __iter__(self) -> Iterator[Seat]:
-        return (self._by_number[number] for _, number in self._order)
-
-    def among(self, engine_ids: Iterable[EngineId]) -> list[Seat]:
-        """Those of some engines that have room."""
-        return [self._seats[engine_id] for engine_id in engine_ids if engine_id in self._keys]
-
-    @property
-    def seats(self) -> Sequence[Seat]:
-        """All of them, full ones too."""
-        return self._by_number
-
-
 class _AppCentricRound:
     def __init__(self, policy: AppCentric, snapshot: Snapshot) -> None:
         self._policy = policy
         self._going = Round(snapshot)
         self._target_s = snapshot.latency_target_s
         self._homes = dict(snapshot.group_homes)
-        self._standing = {model: _Standing(seats) for model, seats in self._going.by_model.items()}
         self._shared: dict[CallId, Mapping[EngineId, int]] = {}
+        self._refused: dict[tuple[str, bool], int] = {}
+        """Of calls that nothing had room for, by model and by whether they want small batches: the least
+        tokens needed. Room only shrinks in a round, so what needs as much is refused without a look."""
 
     def run(self) -> Schedule:
-        room = sum(max(0, s.state.max_batch - s.num_calls) for s in self._going.seats.values())
+        room = self._going.num_places
         num_refused = 0
-        for calls in self._units(room):
-            if len(self._going.placements) >= room or num_refused >= LOOK_AHEAD:
-                break
+        for calls in self._units() if room else ():
             if len(calls) == 1 or not self._place_group(calls):
                 placed = [self._place_one(call) for call in calls]
                 num_refused = 0 if any(placed) else num_refused + len(placed)
+            if len(self._going.placements) >= room or num_refused >= LOOK_AHEAD:
+                break
         return self._going.schedule()
 
-    def _units(self, room: int) -> Iterable[Sequence[ReadyCall]]:
-        """What is placed together: groups at the place of their first call, and single calls."""
-        units: dict[object, list[ReadyCall]] = {}
-        for call in islice(self._going.snapshot.ready, room + LOOK_AHEAD if room > 0 else 0):
+    def _units(self) -> Iterator[Sequence[ReadyCall]]:
+        """What is placed together: groups at the place of their first call, and single calls. Reads no
+        further than it is asked to.
+        """
+        group_of = self._going.snapshot.group_of
+        done: set[CallId] = set()
+        calls = iter(self._going.snapshot.ready)
+        if group_of is None:
+            everything = tuple(calls)
+            calls, group_of = iter(everything), partial(_group_among, everything)
+        for call in calls:
+            if call.call_id in done:
+                continue
             grouped = call.objective.task_group is not None and self._policy.groups
-            units.setdefault((call.objective.task_group, call.model) if grouped else call.call_id, []).append(
-                call
-            )
-        return units.values()
+            unit = group_of(call) if grouped else (call,)
+            done.update(other.call_id for other in unit)
+            yield unit
 
     # ── groups ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _place_group(self, calls: Sequence[ReadyCall]) -> bool:
         """All on the engine that would have all of them done first; False when none has room for all."""
-        standing = self._standing.get(calls[0].model)
+        standing = self._going.standing(calls[0].model)
         if standing is None:
             return False
+        small = any(call.wants_small_batches for call in calls)
         common = _common_tokens(calls)
+        needed = sum(call.num_prompt_tokens + call.num_output_tokens for call in calls)
+        needed -= common * (len(calls) - 1)
+        if self._is_refused(calls[0].model, standing, small=small, needed=needed - common):
+            return False
         held = self._tokens_there(calls[0])
-        candidates = [seat for seat in standing.among(held) if self._fits_all(seat, calls, common)]
-        other = next((seat for seat in standing if self._fits_all(seat, calls, common)), None)
+        fits = partial(self._fits_all, held=held, count=len(calls), small=small, needed=needed, common=common)
+        candidates = [seat for seat in self._going.among(standing, held) if fits(seat)]
+        other = next((seat for seat in self._going.soonest(standing) if fits(seat)), None)
         if other is not None:
             candidates.append(other)
         if not candidates:
@@ -132,12 +110,19 @@ class _AppCentricRound:
             self._put(call, best, shared, f"{why}, {shared} tokens are there" if shared else why)
         return True
 
-    def _fits_all(self, seat: Seat, calls: Sequence[ReadyCall], common: int) -> bool:
-        batch = self._batch(seat, small=any(call.wants_small_batches for call in calls))
-        needed = sum(call.num_prompt_tokens + call.num_output_tokens for call in calls)
-        held = self._tokens_there(calls[0]).get(seat.state.engine_id, 0)
-        needed -= common * (len(calls) - 1) + min(common, held)
-        return seat.num_calls + len(calls) <= batch and seat.num_tokens + needed <= seat.state.capacity_tokens
+    def _fits_all(
+        self,
+        seat: Seat,
+        *,
+        held: Mapping[EngineId, int],
+        count: int,
+        small: bool,
+        needed: int,
+        common: int,
+    ) -> bool:
+        needed -= min(common, held.get(seat.state.engine_id, 0))
+        batch = self._batch(seat, small=small)
+        return seat.num_calls + count <= batch and seat.num_tokens + needed <= seat.state.capacity_tokens
 
     def _group_finish_s(self, seat: Seat, calls: Sequence[ReadyCall], common: int) -> float:
         """When the last would be done: all prompts filled, what is common once, then all decoded."""
@@ -154,17 +139,19 @@ class _AppCentricRound:
 
     def _place_one(self, call: ReadyCall) -> bool:
         """Where it is done first; False when no engine has room for it now."""
-        standing = self._standing.get(call.model)
+        going, standing = self._going, self._going.standing(call.model)
         if standing is None:
             return False
         held = self._tokens_there(call, anew=True)
         home = self._homes.get(call.objective.task_group or "") if self._policy.groups else None
-        at_home = [seat for seat in standing.among([home] if home else []) if self._fits(seat, call, held)]
-        candidates = at_home or [seat for seat in standing.among(held) if self._fits(seat, call, held)]
+        homes = going.among(standing, [home]) if home else []
+        at_home = [seat for seat in homes if self._fits(seat, call, held)]
+        candidates = at_home or [seat for seat in going.among(standing, held) if self._fits(seat, call, held)]
         if not at_home:
             candidates += self._first_fitting(call, standing, held)
         if not candidates:
-            self._reserve(call, standing)
+            if call.wants_small_batches and self._policy.isolation:
+                going.reserve(call.model)
             return False
         best = min(candidates, key=lambda seat: (self._mixes(seat, call), self._finish_s(seat, call, held)))
         shared = held.get(best.state.engine_id, 0)
@@ -174,16 +161,25 @@ class _AppCentricRound:
         return True
 
     def _first_fitting(
-        self, call: ReadyCall, standing: _Standing, held: Mapping[EngineId, int]
+        self, call: ReadyCall, standing: Standing, held: Mapping[EngineId, int]
     ) -> Sequence[Seat]:
         """The engine that gets to it soonest, one that does not mix work if there is one; or none."""
+        small, needed = call.wants_small_batches, call.num_prompt_tokens + call.num_output_tokens
+        if self._is_refused(call.model, standing, small=small, needed=needed):
+            return ()
         mixed: Sequence[Seat] = ()
-        for seat in standing:
+        for seat in self._going.soonest(standing):
             if self._fits(seat, call, held):
                 if not self._mixes(seat, call):
                     return (seat,)
                 mixed = mixed or (seat,)
+        if not mixed:
+            self._refused[call.model, small] = needed
         return mixed
+
+    def _is_refused(self, model: str, standing: Standing, *, small: bool, needed: int) -> bool:
+        """Whether it is known that no engine has room for so much, unless it holds some of it."""
+        return needed > standing.most_free_tokens or needed >= self._refused.get((model, small), math.inf)
 
     def _fits(self, seat: Seat, call: ReadyCall, held: Mapping[EngineId, int]) -> bool:
         batch = self._batch(seat, small=call.wants_small_batches)
@@ -203,13 +199,6 @@ class _AppCentricRound:
     def _finish_s(self, seat: Seat, call: ReadyCall, held: Mapping[EngineId, int]) -> float:
         return seat.finish_s(call, held.get(seat.state.engine_id, 0) if self._policy.affinity else 0)
 
-    def _reserve(self, call: ReadyCall, standing: _Standing) -> None:
-        """A call that somebody waits for found no room: it has the next there is."""
-        if call.wants_small_batches and self._policy.isolation:
-            soonest = min(standing.seats, key=lambda seat: (seat.reserved, seat.num_calls))
-            soonest.reserved = True
-            standing.update(soonest)
-
     def _tokens_there(self, call: ReadyCall, *, anew: bool = False) -> Mapping[EngineId, int]:
         """How many tokens of its prompt each engine has; `anew` when placements may have changed that."""
         found = None if anew else self._shared.get(call.call_id)
@@ -221,7 +210,12 @@ class _AppCentricRound:
         if call.objective.task_group is not None:
             self._homes[call.objective.task_group] = seat.state.engine_id
         self._going.place(call, seat, shared, why)
-        self._standing[call.model].update(seat)
+
+
+def _group_among(calls: Sequence[ReadyCall], call: ReadyCall) -> Sequence[ReadyCall]:
+    """The calls of a call's group."""
+    group = (call.objective.task_group, call.model)
+    return [other for other in calls if (other.objective.task_group, other.model) == group]
 
 
 def _common_tokens(calls: Sequence[ReadyCall]) -> int:

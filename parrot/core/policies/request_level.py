@@ -24,38 +24,39 @@ class RequestLevel:
     def __call__(self, snapshot: Snapshot) -> Schedule:
         """One round."""
         going = Round(snapshot)
-        bounds = {engine_id: self.bound(seat, snapshot) for engine_id, seat in going.seats.items()}
-        num_free = sum(max(0, bounds[e] - seat.num_calls) for e, seat in going.seats.items())
+        full: set[str] = set()
         for call in snapshot.ready:
-            if num_free <= 0:
+            if call.model not in full and not self._place(going, call, snapshot):
+                full.add(call.model)
+            if full.issuperset(going.models):
                 break
-            seats = [
-                seat
-                for seat in going.by_model.get(call.model, ())
-                if seat.num_calls < bounds[seat.state.engine_id]
-            ]
-            if seats:
-                num_free -= 1
-                self._place(going, call, seats)
         return going.schedule()
 
-    def _place(self, going: Round, call: ReadyCall, seats: list[Seat]) -> None:
+    def _place(self, going: Round, call: ReadyCall, snapshot: Snapshot) -> bool:
+        """False when no engine of its model takes another call."""
+        standing = going.standing(call.model)
+        if standing is None:
+            return False
+        seats = map(going.seat, standing.emptiest())
+        emptiest = next((seat for seat in seats if seat.num_calls < self.bound(seat, snapshot)), None)
+        if emptiest is None:
+            return False
         shared = going.shared_tokens(call)
-        emptiest = least_loaded(seats)
         if self.routes:
             holders = [
                 seat
-                for seat in seats
-                if shared.get(seat.state.engine_id, 0)
+                for seat in map(going.seat, standing.in_order(shared))
+                if seat.num_calls < self.bound(seat, snapshot)
                 and seat.num_calls - emptiest.num_calls <= self.overfull * seat.state.max_batch
             ]
             if holders:
                 longest = max(shared[s.state.engine_id] for s in holders)
                 seat = least_loaded(s for s in holders if shared[s.state.engine_id] == longest)
                 going.place(call, seat, longest, f"holds {longest} tokens of its prompt")
-                return
+                return True
         held = shared.get(emptiest.state.engine_id, 0)
         going.place(call, emptiest, held, "the engine with the fewest calls")
+        return True
 
 
 def without_bound(_: Seat, __: Snapshot) -> int:
