@@ -201,10 +201,6 @@ class SessionClosed:
     wall_s: float
 
 
-Event = (
-    SessionOpened
-    | CallsSubmitted
-    | VariableSet
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionRegistered:
     """A tenant registered a semantic function, or a new version of one, in its log of functions."""
@@ -228,6 +224,10 @@ class FunctionRemoved:
     wall_s: float
 
 
+Event = (
+    SessionOpened
+    | CallsSubmitted
+    | VariableSet
     | ObjectiveStated
     | CallPlaced
     | CallStarted
@@ -236,6 +236,6 @@ class FunctionRemoved:
     | VariableFailed
     | CallFinished
     | SessionClosed
-)
     | FunctionRegistered
     | FunctionRemoved
+)
