@@ -284,6 +284,7 @@ CODES: dict[str, CodeInfo] = _table(
     ("P2100", "unavailable", UnavailableError, "the service cannot take it now"),
     ("P2101", "draining", UnavailableError, "the service is shutting down"),
     ("P2102", "engine_unavailable", UnavailableError, "no engine for the model is up"),
+    ("P2103", "overloaded", UnavailableError, "more calls wait for an engine than the service lets wait"),
     ("P3000", "call_failed", CallError, "the call failed"),
     (
         "P3001",

@@ -17,7 +17,7 @@ wait is lifted to the lowest counter of those who wait already, so that nobody s
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Generic, TypeVar
@@ -141,13 +141,16 @@ class FairQueue:
         if sessions is not None:
             sessions.forget(session_id)
 
-    def order(self) -> Iterator[CallId]:
+    def order(self, allowance: Callable[[TenantId], int | None] = lambda _: None) -> Iterator[CallId]:
         """The waiting calls in the order in which they are to be admitted, were each charged with what it is
         expected to cost. Nothing is admitted by asking; the queue must not change while the answer is read.
+        No more calls of a tenant are given than its `allowance`, where it has one.
 
         The first call costs as much as there are waiting tenants, each further one a logarithm.
         """
-        tenants = _Merge(self._tenants.waiting())
+        shares = self._tenants.waiting()
+        left = {tenant_id: allowance(tenant_id) for _, _, tenant_id in shares}
+        tenants = _Merge([share for share in shares if left[share[2]] != 0])
         sessions_of: dict[TenantId, _Merge[SessionId]] = {}
         positions: dict[SessionId, int] = {}
         while not tenants.empty:
@@ -163,7 +166,9 @@ class FairQueue:
             yield call_id
             cost = self._cost.of(self._waiting[call_id][0].expected)
             sessions.advance(cost, last=position + 1 == len(queue))
-            tenants.advance(cost / self._weight(tenant_id), last=sessions.empty)
+            remaining = left[tenant_id]
+            left[tenant_id] = remaining = None if remaining is None else remaining - 1
+            tenants.advance(cost / self._weight(tenant_id), last=sessions.empty or remaining == 0)
 
     def counter(self, tenant_id: TenantId) -> float:
         """A tenant's virtual token counter."""

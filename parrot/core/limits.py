@@ -2,6 +2,19 @@
 
 from dataclasses import dataclass
 
+TENANT_LIMITS = frozenset(
+    {
+        "max_sessions",
+        "max_streams",
+        "requests_per_s",
+        "requests_burst",
+        "tokens_per_minute",
+        "max_running_calls",
+        "max_queued_calls",
+    }
+)
+"""Limits that can be other for one tenant."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -37,6 +50,22 @@ class Limits:
     """Variables that one call consumes."""
     max_sessions: int = 64
     """Open sessions of one tenant."""
+    max_streams: int = 32
+    """Event streams of one tenant at a time. This and the next six hold for tenants with keys; 0 switches one
+    off."""
+    requests_per_s: float = 20.0
+    """Requests of one tenant that make something (`POST`, `PUT`), a second."""
+    requests_burst: int = 40
+    """So many of them may come at once."""
+    tokens_per_minute: int = 200_000
+    """Prompt and output tokens of one tenant: the most that calls can cost is taken when they are submitted,
+    what they did not use is put back when they end."""
+    max_running_calls: int = 32
+    """Calls of one tenant on engines at a time."""
+    max_queued_calls: int = 512
+    """While so many calls of one tenant have their inputs and wait for an engine, it can submit no more."""
+    max_queued_calls_total: int = 4096
+    """While so many calls of all tenants wait, nobody can submit more."""
     session_idle_ttl_s: float = 3600.0
     """A session that nobody touched and in which nothing runs is closed after this."""
     session_ttl_s: float = 7 * 24 * 3600.0

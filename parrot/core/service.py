@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import asdict
 
+from parrot.core.admission import Admission, TenantTerms
 from parrot.core.executor.dispatcher import Dispatcher
 from parrot.core.executor.fleet import Fleet
 from parrot.core.executor.functions import Functions
@@ -83,12 +84,19 @@ class Service:
         self._version = version
         self._fleet = Fleet(engines, config=config, clock=clock, on_progress=on_progress)
         self._journal = Journal(store, clock)
+        self._admission = Admission(limits, clock)
         self._runtime = Runtime(
-            config=config, limits=limits, clock=clock, fleet=self._fleet, journal=self._journal
+            config=config,
+            limits=limits,
+            clock=clock,
+            fleet=self._fleet,
+            journal=self._journal,
+            admission=self._admission,
         )
         self._dispatcher = Dispatcher(self._runtime)
         self._keeper = Keeper(self._runtime, self._dispatcher, store)
         self._journal.add_reader(self._keeper.see)
+        self._journal.add_reader(self._admission.see)
         self._submission = Submission(self._runtime, self._dispatcher, store, fresh)
         self._unbroken = Unbroken()
         self.functions = Functions(self._runtime, self._unbroken, check_open=self._check_open)
@@ -282,7 +290,7 @@ class Service:
         variable = session.graph.variable(ref)
         self._state_objective(session, variable, objective)
         items = stream_variable(self._runtime, session, variable, last_event_id)
-        with self._reading(session):
+        with self._admission.streaming(tenant), self._reading(session):
             async with aclosing(items):
                 async for item in items:
                     yield item
@@ -293,7 +301,7 @@ class Service:
         """Every event of a session; see `streams.stream_session`."""
         session = self._touch(tenant, sid)
         items = stream_session(self._runtime, self._store, session, last_event_id)
-        with self._reading(session):
+        with self._admission.streaming(tenant), self._reading(session):
             async with aclosing(items):
                 async for item in items:
                     yield item
@@ -337,9 +345,19 @@ class Service:
         views = (engine_view(member) for member in self._fleet.members.values())
         return EngineList(engines=tuple(view for view in views if view is not None))
 
-    def limits_view(self) -> dict[str, int | float]:
-        """Every limit by name."""
-        return asdict(self._limits)
+    def limits_view(self, tenant: TenantId | None = None) -> dict[str, int | float]:
+        """Every limit by name, as it holds for a tenant, or for all who have none of their own."""
+        return asdict(self._limits if tenant is None else self._admission.limits_of(tenant))
+
+    def admit_request(self, tenant: TenantId) -> None:
+        """Count a request that asks for something to be made; raises `OverLimitError` when they come too
+        fast.
+        """
+        self._admission.check_request(tenant)
+
+    def set_tenants(self, terms: Mapping[TenantId, TenantTerms], *, metered: bool) -> None:
+        """What holds for single tenants from now on; rates and quotas hold at all only if `metered`."""
+        self._admission.update(terms, metered=metered)
 
     def health(self) -> Health:
         """Whether calls can be taken now."""

@@ -60,7 +60,9 @@ class Dispatcher:
         self._writer = PromptWriter(runtime)
         self._new: dict[CallId, tuple[Session, CallRecord]] = {}
         self._ready = WaitingRoom(
-            fair=config.policy == "app-centric" and config.has("fairness"), share=config.has("sharing")
+            fair=config.policy == "app-centric" and config.has("fairness"),
+            share=config.has("sharing"),
+            admission=runtime.admission,
         )
         self._stale: dict[SessionId, Session] = {}
         """Sessions in which something changed that objectives follow from."""

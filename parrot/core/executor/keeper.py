@@ -12,7 +12,7 @@ from parrot.core.executor.streams import forget_live
 from parrot.core.functions import is_log
 from parrot.core.recovery import new_session, rebuild
 from parrot.core.sessions import Session, analyse, deadline_failure
-from parrot.errors import GoneError, NotFoundError, OverLimitError, StoreError
+from parrot.errors import GoneError, NotFoundError, StoreError
 from parrot.ports.store import Appended, Store
 from parrot.types.events import (
     Failure,
@@ -56,11 +56,7 @@ class Keeper:
             OverLimitError: the tenant has as many as it may have, those counted that are being opened.
             StoreError: the opening is not stored.
         """
-        most = self._runtime.limits.max_sessions
-        if self._num_sessions[event.tenant_id] >= most:
-            raise OverLimitError(
-                f"{most} sessions are open; delete one that is done", data={"retry_after_s": 10}
-            )
+        self._runtime.admission.check_sessions(event.tenant_id, self._num_sessions[event.tenant_id])
         self._num_sessions[event.tenant_id] += 1
         try:
             await self._runtime.journal.commit([event])

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from parrot.core.admission import Admission
 from parrot.core.estimates import OutputLengths
 from parrot.core.executor.ahead import Ahead
 from parrot.core.executor.bells import Bells
@@ -27,6 +28,8 @@ class Runtime:
     clock: Clock
     fleet: Fleet
     journal: Journal
+    admission: Admission
+    """What each tenant may still ask for."""
     bells: Bells = field(default_factory=Bells)
     """Rung by variable id when there is more of it."""
     locks: SessionLocks = field(default_factory=SessionLocks)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parrot.core.binding import Bound, bind
+from parrot.core.estimates import text_tokens
 from parrot.core.executor.dispatcher import Dispatcher
 from parrot.core.executor.outlook import look_ahead
 from parrot.core.executor.prompt_writer import LONG_TEXT_CHARS
@@ -25,8 +26,8 @@ from parrot.errors import (
 )
 from parrot.ports.store import IdempotentReply, Store
 from parrot.types.events import CallsSubmitted, SubmittedCall
-from parrot.types.ids import IdSource, VariableId
-from parrot.types.program import Program
+from parrot.types.ids import CallId, IdSource, VariableId
+from parrot.types.program import ConstantSegment, Program
 from parrot.wire.answers import AcceptedCall, CallsAccepted, OutputView
 from parrot.wire.requests import CallSpec, SubmitCalls, ValueParameter, VariableParameter
 
@@ -72,12 +73,19 @@ class Submission:
             known = await self._find_reply(session, idempotency_key)
             if known is not None:
                 return _reply_again(known, body_hash)
+            self._runtime.admission.check_submission(session.tenant_id)
             request = self._runtime.functions.expand(session.tenant_id, request, self._runtime.limits)
             if _num_chars(session, request) > LONG_TEXT_CHARS:
                 planned = await asyncio.to_thread(self._plan, session, request)
             else:
                 planned = self._plan(session, request)
-            await self._commit(session, planned.event, planned.reply, idempotency_key, body_hash)
+            tokens = _most_tokens(planned)
+            self._runtime.admission.reserve(session.tenant_id, session.session_id, tokens)
+            try:
+                await self._commit(session, planned.event, planned.reply, idempotency_key, body_hash)
+            except ParrotError:
+                self._runtime.admission.release(session.session_id, tokens)
+                raise
             self._apply(session, planned)
             return planned.reply
 
@@ -274,6 +282,19 @@ def _num_chars(session: Session, request: SubmitCalls) -> int:
                 known = session.graph.find(parameter.variable)
                 num_chars += len(known.value or "") if known else 0
     return num_chars
+
+
+def _most_tokens(planned: _Planned) -> dict[CallId, float]:
+    """The most that each call can cost, as far as can be known while inputs are missing."""
+    most: dict[CallId, float] = {}
+    for call, made in zip(planned.event.calls, planned.lowered, strict=True):
+        if made.prompt is not None:
+            most[call.call_id] = made.prompt.max_tokens
+        else:
+            texts = (s.text for s in made.program.segments if isinstance(s, ConstantSegment))
+            outputs = (output.sampling.max_tokens for output in made.program.outputs())
+            most[call.call_id] = sum(map(text_tokens, texts)) + sum(outputs)
+    return most
 
 
 def _scope(session: Session) -> str:

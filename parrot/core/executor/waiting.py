@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from parrot.core.admission import Admission, Occupancy
 from parrot.core.estimates import Work
 from parrot.core.fairness import FairQueue, WaitingCall
 from parrot.core.prompts import Model, Prompt
 from parrot.core.scheduler import ReadyCall
 from parrot.core.sessions import CallRecord, Session
-from parrot.types.ids import CallId, EngineId
+from parrot.types.ids import CallId, EngineId, TenantId
 from parrot.types.objective import CallObjective
 
 
@@ -33,10 +34,14 @@ class WaitingRoom:
     came.
     """
 
-    def __init__(self, *, fair: bool, share: bool) -> None:
+    def __init__(self, *, fair: bool, share: bool, admission: Admission | None = None) -> None:
+        """`admission` says how many calls of a tenant may run, and is told how many wait and run."""
         self._fair = FairQueue() if fair else None
         self._share = share
         self._ready: dict[CallId, Ready] = {}
+        self._taken: dict[CallId, TenantId] = {}
+        self._admission = admission
+        self._occupancy = admission.occupancy if admission is not None else Occupancy()
 
     def __len__(self) -> int:
         return len(self._ready)
@@ -60,6 +65,7 @@ class WaitingRoom:
         self._ready[record.call_id] = Ready(
             session=session, record=record, model=model, prompt=prompt, seen=seen
         )
+        self._occupancy.enter(session.tenant_id)
         if self._fair is not None:
             slack_s = session.analysis.slack_s(record.call_id, now_s=now_s)
             urgency = 0.0 if objective.objective == "latency" else 1.0
@@ -87,23 +93,34 @@ class WaitingRoom:
 
     def order(self) -> Iterator[ReadyCall]:
         """The calls by their claim; the room must not change while this is read."""
-        calls = self._ready if self._fair is None else self._fair.order()
+        calls = self._ready if self._fair is None else self._fair.order(self._allowance)
         return (self._ready[call_id].seen for call_id in calls)
+
+    def _allowance(self, tenant_id: TenantId) -> int | None:
+        most = None if self._admission is None else self._admission.most_running(tenant_id)
+        return None if most is None else max(0, most - self._occupancy.running[tenant_id])
 
     def take(self, call_id: CallId) -> Ready:
         """A call is placed."""
         if self._fair is not None:
             self._fair.admit(call_id)
-        return self._ready.pop(call_id)
+        ready = self._ready.pop(call_id)
+        self._taken[call_id] = ready.session.tenant_id
+        self._occupancy.leave(ready.session.tenant_id)
+        self._occupancy.start(ready.session.tenant_id)
+        return ready
 
     def finish(self, call_id: CallId, *, prompt_tokens: int, output_tokens: int) -> None:
         """A placed call has ended, and was served so much."""
+        self._occupancy.end(self._taken.pop(call_id))
         if self._fair is not None:
             self._fair.finish(call_id, Work(prompt_tokens=prompt_tokens, output_tokens=output_tokens))
 
     def remove(self, call_id: CallId) -> None:
         """A call waits no longer and was not placed."""
-        self._ready.pop(call_id, None)
+        ready = self._ready.pop(call_id, None)
+        if ready is not None:
+            self._occupancy.leave(ready.session.tenant_id)
         if self._fair is not None:
             self._fair.remove(call_id)
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 import httpx2
 from starlette.types import ASGIApp, Message
 
+from parrot.core.admission import TenantTerms
 from parrot.core.limits import Limits
 from parrot.core.service import Service
 from parrot.errors import NotFoundError, ParrotError
@@ -102,6 +103,9 @@ class FakeService:
     stream: Callable[[], AsyncGenerator[Item, None]] | None = None
     stream_closed: asyncio.Event = field(default_factory=asyncio.Event)
     drained: bool = False
+    admitted: list[TenantId] = field(default_factory=list)
+    terms: Mapping[TenantId, TenantTerms] = field(default_factory=dict)
+    metered: bool = False
 
     def _ask(self, *what: Any) -> None:
         self.asked.append(what)
@@ -200,8 +204,14 @@ class FakeService:
     def engines(self) -> EngineList:
         return EngineList(engines=(engine_view(),))
 
-    def limits_view(self) -> dict[str, int | float]:
+    def limits_view(self, tenant: TenantId | None = None) -> dict[str, int | float]:
         return asdict(self.limits)
+
+    def admit_request(self, tenant: TenantId) -> None:
+        self.admitted.append(tenant)
+
+    def set_tenants(self, terms: Mapping[TenantId, TenantTerms], *, metered: bool) -> None:
+        self.terms, self.metered = terms, metered
 
     def health(self) -> Health:
         return Health.model_validate({"status": self.status, "version": "9.9", "detail": None})
