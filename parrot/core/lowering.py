@@ -114,8 +114,9 @@ def lower(
     outputs: Mapping[str, VariableId],
     model: str,
     tokenizer: Tokenizer,
+    opaque: bool = False,
 ) -> Program:
-    """The program of a checked call, its placeholders bound to variables.
+    """The program of a checked call, its placeholders bound to variables; `opaque` as `Program` has it.
 
     Raises:
         TemplateError: `bad_messages`: the model's chat template refuses the messages, or has none.
@@ -145,7 +146,7 @@ def lower(
                 )
             case PlaceholderPiece():
                 segments.append(InputSegment(placeholder=piece.name, variable_id=inputs[piece.name]))
-    return Program(model=model, segments=_merged(segments), add_bos=add_bos)
+    return Program(model=model, segments=_merged(segments), add_bos=add_bos, opaque=opaque)
 
 
 def _texts(spec: CallSpec) -> list[tuple[str, str]]:

@@ -2,10 +2,10 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 
-from parrot.core.prefixes import generated_key, root_key, text_key
+from parrot.core.prefixes import block_keys, generated_key, root_key, text_key
 from parrot.core.variables import Variable
 from parrot.errors import CallError, TemplateError
 from parrot.ports.engine import Tokenizer
@@ -48,6 +48,8 @@ class Prompt:
     """Tokens up to each of these boundaries."""
     num_tokens: int
     """Tokens of all parts, outputs not counted."""
+    block_root: PrefixKey | None = None
+    """Set when it has no structure: its keys stand at blocks of tokens and begin with this one."""
 
     @property
     def max_tokens(self) -> int:
@@ -118,7 +120,9 @@ def write_prompt(
         CallError: `context_overflow`, with both numbers in `data`.
         TemplateError: `empty_prompt`, when not a single token comes before the first output.
     """
-    key = root_key(salt=salt, tenant_id=tenant_id, model_hash=model.model_hash, add_bos=program.add_bos)
+    root = key = root_key(
+        salt=salt, tenant_id=tenant_id, model_hash=model.model_hash, add_bos=program.add_bos
+    )
     pending: list[int] = list(model.tokenizer.bos_ids) if program.add_bos else []
     num_tokens = len(pending)
     keys: list[PrefixKey] = []
@@ -142,6 +146,9 @@ def write_prompt(
             "nothing stands before the first output: its inputs are empty", code="empty_prompt"
         )
     prompt = Prompt(parts=tuple(parts), keys=tuple(keys), lengths=tuple(lengths), num_tokens=num_tokens)
+    if program.opaque:
+        in_blocks, ends = block_keys(root, parts[0].token_ids)
+        prompt = replace(prompt, keys=in_blocks, lengths=ends, block_root=root)
     check_window(prompt, model)
     return prompt
 
@@ -201,6 +208,8 @@ def expected_keys(
     """The keys a prompt will have before its first output, as far as they are certain: an input that is
     pending has one already if its value will be exactly what a call generates.
     """
+    if program.opaque:
+        return ()
     key = root_key(salt=salt, tenant_id=tenant_id, model_hash=model.model_hash, add_bos=program.add_bos)
     keys: list[PrefixKey] = []
     for segment in program.segments:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from parrot.core.graph import ApplicationGraph, NewCall
 from parrot.core.limits import Limits
-from parrot.core.sessions import CallRecord, Session
+from parrot.core.sessions import CallRecord, OutputRecord, Session
 from parrot.errors import StoreError
 from parrot.ports.store import Appended
 from parrot.types.events import (
@@ -52,6 +52,7 @@ def new_session(event: SessionOpened, limits: Limits) -> Session:
         metadata=event.metadata,
         created_at=event.wall_s,
         touched_at=event.wall_s,
+        opaque=event.opaque,
         graph=ApplicationGraph(limits),
     )
 
@@ -121,6 +122,9 @@ def _replay(session: Session, event: Event) -> None:
         case VariableReady():
             graph.resolve(event.variable_id, event.value)
             session.attempts[event.variable_id] = event.attempt
+            session.records[event.call_id].outputs[event.variable_id] = OutputRecord(
+                num_tokens=event.num_tokens, finish_reason=event.finish_reason
+            )
             if event.raw is not None:
                 session.raw_texts[event.variable_id] = event.raw
         case VariableFailed():

@@ -9,6 +9,7 @@ from parrot.core.analysis.application import ApplicationAnalysis
 from parrot.core.estimates import CallShape, FunctionKey, OutputLengths, OutputShape, shape_of, text_tokens
 from parrot.core.graph import ApplicationGraph
 from parrot.core.prompts import Prompt
+from parrot.ports.engine import FinishReason, TokenLogprob
 from parrot.types.events import Failure
 from parrot.types.ids import CallId, EngineId, SessionId, TenantId, VariableId
 from parrot.types.objective import CallObjective, Objective
@@ -25,6 +26,17 @@ class FilledAhead:
     """Its tokens from here on were filled ahead, by it or by the contexts it forks from."""
     began_at: float
     ended_at: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class OutputRecord:
+    """How one output came to be, in the last attempt at it."""
+
+    num_tokens: int = 0
+    finish_reason: FinishReason | None = None
+    """None while it is being generated."""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    """Of the tokens so far, when they were asked for."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,6 +71,8 @@ class CallRecord:
     objective: CallObjective | None = None
     """What it was placed under, or waits under."""
     failure: Failure | None = None
+    outputs: dict[VariableId, OutputRecord] = field(default_factory=dict)
+    """Of what has begun to be generated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +104,8 @@ class Session:
     """Long polls and streams that are under way."""
     deadline_passed: bool = False
     """What was pending when the deadline passed has failed."""
+    opaque: bool = False
+    """Its prompts come without structure; see `Program.opaque`."""
     recovered: bool = False
     """It was rebuilt from the store; replies to earlier requests are known there only."""
     records: dict[CallId, CallRecord] = field(default_factory=dict)

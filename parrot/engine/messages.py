@@ -24,6 +24,7 @@ from parrot.ports.engine import (
     GenerateChunk,
     GenerateEnd,
     GenerateRequest,
+    TokenLogprob,
 )
 from parrot.types.ids import ContextId, EngineId
 
@@ -123,10 +124,22 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
     text: str
     token_ids: tuple[int, ...]
     end: GenerateEnd | None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+    @classmethod
+    def of(cls, number: int, chunk: GenerateChunk) -> "Chunk":
+        """What a request got, as it is sent."""
+        return cls(
+            number=number,
+            text=chunk.text,
+            token_ids=chunk.token_ids,
+            end=chunk.end,
+            logprobs=chunk.logprobs,
+        )
 
     def chunk(self) -> GenerateChunk:
         """The same as the port has it."""
-        return GenerateChunk(text=self.text, token_ids=self.token_ids, end=self.end)
+        return GenerateChunk(text=self.text, token_ids=self.token_ids, end=self.end, logprobs=self.logprobs)
 
 
 class Chunks(msgspec.Struct, tag="chunks", frozen=True):

@@ -177,9 +177,7 @@ class EngineServer:
         async for chunk in self._ready().generate(message.request):
             if not self._chunks:
                 asyncio.get_running_loop().call_soon(self._flush_chunks)
-            self._chunks.append(
-                Chunk(number=message.number, text=chunk.text, token_ids=chunk.token_ids, end=chunk.end)
-            )
+            self._chunks.append(Chunk.of(message.number, chunk))
 
     def _pong(self) -> None:
         if self._engine is not None:

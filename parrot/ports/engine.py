@@ -166,12 +166,25 @@ class GenerateEnd:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """How likely a token was, by the model alone: before temperature, grammar and the like."""
+
+    token_id: int
+    logprob: float
+    """Natural logarithm."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The likeliest tokens there and their logarithms, `Sampling.logprobs` of them, likeliest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateChunk:
     """Some more of an output. Texts of all chunks joined are the output; no chunk splits a character."""
 
     text: str
     token_ids: tuple[int, ...]
     end: GenerateEnd | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """One for each token, when the request asked for them and the engine can tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,6 +47,8 @@ class SessionOpened:
     deadline_s: float | None
     metadata: Mapping[str, str]
     wall_s: float
+    opaque: bool = False
+    """Its prompts come without structure: what they share is found block by block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +160,8 @@ class VariableReady:
     num_tokens: int
     raw: str | None = None
     """What the model wrote, when transforms made another value of it; the call's later outputs follow it."""
+    finish_reason: Literal["stop", "length"] | None = None
+    """Why the model wrote no further."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

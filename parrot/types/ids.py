@@ -20,7 +20,7 @@ DEFAULT_TENANT = TenantId("default")
 NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
 """What a user may call a call, a variable or a placeholder."""
 
-ID_PATTERN = re.compile(r"(ses|call|var)_[0-9a-f]{32}\Z")
+ID_PATTERN = re.compile(r"(ses|eph|call|var)_[0-9a-f]{32}\Z")
 """What the service calls them; a user's name may not look like this."""
 
 FUNCTION_PATTERN = re.compile(r"([A-Za-z_][A-Za-z0-9_]{0,63})(?:@([1-9][0-9]{0,8}))?\Z")
@@ -43,6 +43,16 @@ def call_id(fresh: IdSource) -> CallId:
 def variable_id(fresh: IdSource) -> VariableId:
     """A new variable identifier."""
     return VariableId(f"var_{fresh()}")
+
+
+def ephemeral_session_id(fresh: IdSource) -> SessionId:
+    """An identifier for a session that lives in memory only, and for one request."""
+    return SessionId(f"eph_{fresh()}")
+
+
+def is_ephemeral(session_id: SessionId) -> bool:
+    """Whether nothing about a session is stored."""
+    return session_id.startswith("eph_")
 
 
 def is_variable_id(text: str) -> bool:

@@ -85,6 +85,8 @@ class Program:
     segments: tuple[Segment, ...]
     add_bos: bool = True
     """Begin with the beginning-of-sequence tokens, unless a chat template has written them already."""
+    opaque: bool = False
+    """Its segments say nothing about what it shares with others: that is found block by block."""
 
     def outputs(self) -> Iterator[OutputSegment]:
         """The output segments in order."""

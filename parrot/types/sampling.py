@@ -27,6 +27,8 @@ class Sampling:
     """Makes random sampling repeatable; without it each call draws its own."""
     ignore_eos: bool = False
     """Go on to `max_tokens` whatever the model says; for measurements."""
+    logprobs: int | None = None
+    """Tell how likely each token was, and so many of the likeliest alternatives; None tells nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

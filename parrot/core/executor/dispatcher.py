@@ -400,6 +400,7 @@ class Dispatcher:
                 value=resolved.value,
                 num_tokens=resolved.num_tokens,
                 raw=resolved.raw,
+                finish_reason=record.outputs[resolved.variable_id].finish_reason,
             )
         ]
         call = session.graph.calls[record.call_id]

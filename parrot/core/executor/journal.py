@@ -5,7 +5,8 @@ Two ways in:
 * `commit` waits for the store and raises when it fails: for what a client is told was accepted.
 * `record` does not wait: for results. They are kept, in order, and tried again until the store has them.
 
-Readers see an event after it is committed. Events that are not durable skip the store.
+Readers see an event after it is committed. Events that are not durable, and all events of ephemeral sessions,
+skip the store.
 """
 
 import asyncio
@@ -18,9 +19,11 @@ from parrot.errors import StoreError
 from parrot.ports.clock import Clock
 from parrot.ports.store import Appended, AppendOutcome, IdempotentReply, Store
 from parrot.types.events import Event
-from parrot.types.ids import SessionId
+from parrot.types.ids import SessionId, is_ephemeral
 
 RETRY_DELAY_S = 0.5
+SLOW_S = 5.0
+"""A store that takes longer over a commit is taken to be away, until it answers."""
 FEED_EVENTS = 10_000
 """A reader that is further behind than this is cut off; it can come again and read the log."""
 
@@ -82,12 +85,16 @@ class Journal:
         self._writing: list[_Entry] = []
         self._feeds: set[Feed] = set()
         self._stalled: StoreError | None = None
+        self._writing_since_s: float | None = None
         self._ended: StoreError | None = None
         self.num_dropped = 0
 
     @property
     def failure(self) -> StoreError | None:
         """Why the store does not take events at the moment; None when it does."""
+        began_s = self._writing_since_s
+        if self._stalled is None and began_s is not None and self._clock.now_s() - began_s > SLOW_S:
+            return StoreError("the store has not answered for some seconds", data={"retry_after_s": 2})
         return self._stalled
 
     def add_reader(self, read: Reader) -> None:
@@ -98,7 +105,9 @@ class Journal:
         self, events: Sequence[Event], *, idempotent: IdempotentReply | None = None
     ) -> AppendOutcome:
         """Append events and return once they are durable; raises `StoreError` when they are not."""
-        refused = self._stalled or self._ended
+        if self._passed_by(events):
+            return AppendOutcome(appended=(), dropped=())
+        refused = self._ended or self.failure
         if refused is not None:
             raise refused
         done: asyncio.Future[AppendOutcome] = asyncio.get_running_loop().create_future()
@@ -107,7 +116,7 @@ class Journal:
 
     def record(self, events: Sequence[Event]) -> None:
         """Append events without waiting; they are not lost while this process lives."""
-        if not events:
+        if not events or self._passed_by(events):
             return
         last = self._entries[-1] if self._entries else None
         if last is not None and last.done is None:
@@ -150,6 +159,16 @@ class Journal:
         for feed in self._feeds:
             feed.put(None)
 
+    def _passed_by(self, events: Sequence[Event]) -> bool:
+        """Tell events of a session that lives in memory only; False when they are for the store. All are of
+        one session.
+        """
+        if not events or not is_ephemeral(events[0].session_id):
+            return False
+        for event in events:
+            self.tell(event)
+        return True
+
     def _push(self, entry: _Entry) -> None:
         self._entries.append(entry)
         self._filled.set()
@@ -159,14 +178,18 @@ class Journal:
         flushes = [entry for entry in entries if not entry.events]
         entries = [entry for entry in entries if entry.events]
         while entries:
+            self._writing_since_s = self._clock.now_s()
             outcomes = await asyncio.gather(
                 *(self._store.append(entry.events, idempotent=entry.idempotent) for entry in entries),
                 return_exceptions=True,
             )
+            self._writing_since_s = None
             again: list[_Entry] = []
             for entry, outcome in zip(entries, outcomes, strict=True):
                 if isinstance(outcome, AppendOutcome):
                     self._settle(entry, outcome)
+                elif isinstance(outcome, StoreError) and outcome.code == "store_unsafe":
+                    raise outcome
                 elif isinstance(outcome, Exception) and entry.done is not None:
                     entry.refuse(outcome)
                 elif isinstance(outcome, StoreError):

@@ -62,6 +62,7 @@ class PromptWriter:
             outputs=call.outputs,
             model=model.name,
             tokenizer=model.tokenizer,
+            opaque=session.opaque,
         )
 
 

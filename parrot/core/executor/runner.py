@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from parrot.core.executor.fleet import Member
 from parrot.core.executor.runtime import Runtime
-from parrot.core.prefixes import Match
+from parrot.core.prefixes import BLOCK_TOKENS, Match, block_keys
 from parrot.core.prompts import Model, Prompt, PromptPart
-from parrot.core.sessions import CallRecord, Session
+from parrot.core.sessions import CallRecord, OutputRecord, Session
 from parrot.core.transforms import apply_transforms
 from parrot.errors import EngineError
 from parrot.ports.engine import ContextRef, Engine, GenerateEnd, GenerateRequest
@@ -119,6 +119,7 @@ class Attempt:
                 self._note_prefix(part.key, context_id, generated.end.num_tokens)
             carry, parent = (), None
             self._filled = generated.end.num_tokens
+            self._note_blocks(context_id, token_ids + generated.token_ids, generated.end)
             if not generated.end.exact:
                 parent = ContextRef(context_id=context_id, num_tokens=before)
                 carry = self._model.tokenizer.encode(generated.text)
@@ -138,7 +139,9 @@ class Attempt:
             match = self._index.longest(self._member.engine_id, self._keys)
             shared = match.ref.num_tokens if match else 0
             context_id = self._new_context()
-            for key, length in zip(self._keys, self._lengths, strict=True):
+            # Of many blocks only the new ones: the context that holds the others lives as long as this one.
+            first = match.boundary + 1 if match and self._prompt.block_root is not None else 0
+            for key, length in zip(self._keys[first:], self._lengths[first:], strict=True):
                 self._note_prefix(key, context_id, length)
             self._note_shared(match)
             try:
@@ -170,6 +173,7 @@ class Attempt:
         live = not part.output.transforms
         if live:
             self._runtime.live.begin(variable_id, self._number)
+        told = self._record.outputs[variable_id] = OutputRecord()
         texts: list[str] = []
         as_generated = True
         generated: list[int] = []
@@ -183,12 +187,15 @@ class Attempt:
                 as_generated = as_generated and text == chunk.text
                 texts.append(text)
                 generated.extend(chunk.token_ids)
+                told.num_tokens = len(generated)
+                told.logprobs.extend(chunk.logprobs or ())
                 if live and text:
                     self._runtime.live.append(variable_id, text)
                     self._runtime.bells.ring(variable_id)
                 if chunk.end is not None:
                     self._record.num_output_tokens += len(generated)
                     end = replace(chunk.end, exact=chunk.end.exact and as_generated)
+                    told.finish_reason = end.reason
                     ahead.end(variable_id, exact=end.exact)
                     return Generated(text="".join(texts), token_ids=tuple(generated), end=end)
         raise EngineError("the engine ended an output without saying how", code="engine_bad_output")
@@ -243,6 +250,18 @@ class Attempt:
         if self._member.engine is self._engine:
             ref = ContextRef(context_id=context_id, num_tokens=num_tokens)
             self._index.add(self._member.engine_id, key, ref)
+
+    def _note_blocks(self, context_id: ContextId, token_ids: tuple[int, ...], end: GenerateEnd) -> None:
+        """Let prompts without structure fork from what this one was and was answered, wherever they part
+        from it.
+        """
+        root = self._prompt.block_root
+        if root is None or not self._keys or len(token_ids) != end.num_tokens:
+            return
+        whole = self._keys[: self._lengths[-1] // BLOCK_TOKENS]
+        keys, lengths = block_keys(root, token_ids, known=whole)
+        for key, length in zip(keys[len(whole) :], lengths[len(whole) :], strict=True):
+            self._note_prefix(key, context_id, length)
 
     def _new_context(self) -> ContextId:
         context_id = self._member.new_context()

@@ -176,6 +176,7 @@ class Submission:
             outputs=call.outputs,
             model=model.name,
             tokenizer=model.tokenizer,
+            opaque=session.opaque,
         )
         if not all(values.is_ready(variable_id) for variable_id in call.inputs.values()):
             return _Lowered(program=program, prompt=None)
