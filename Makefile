@@ -49,9 +49,9 @@ clean:
 	find parrot tests tools examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(READY): pyproject.toml constraints.txt $(wildcard setup.py csrc/*)
-	@$(PYTHON) tools/set_up.py $(VENV) engine,test
+	@$(PYTHON) tools/set_up.py $(VENV) engine,postgres,test
 	@touch $@
 
 $(VENV)/.ready-docs: $(READY)
-	@$(PYTHON) tools/set_up.py $(VENV) engine,test,docs
+	@$(PYTHON) tools/set_up.py $(VENV) engine,postgres,test,docs
 	@touch $@

@@ -317,6 +317,7 @@ CODES: dict[str, CodeInfo] = _table(
     ("P5002", "store_corrupt", StoreError, "the store's file is damaged"),
     ("P5003", "store_locked", StoreError, "another service uses this store"),
     ("P5004", "store_newer", StoreError, "the store was written by a newer version"),
+    ("P5005", "store_unsafe", StoreError, "what the store holds is not known until it is opened again"),
     ("P6000", "bad_config", ConfigError, "a setting is wrong"),
     ("P6001", "no_auth_listen", ConfigError, "refusing to listen beyond this machine without keys"),
     ("P6002", "port_in_use", ConfigError, "the port is taken"),

@@ -193,6 +193,9 @@ def _settings() -> Iterator[Check]:
             yield Check(name="settings", state="warn", detail=warning, fix="rename it, or unset it")
         settings, store = loaded.settings, loaded.settings.store.path
     yield _port(settings.server.host, settings.server.port)
+    if settings.store.url:
+        yield Check(name="store", state="ok", detail="a PostgreSQL database; it is opened by `parrot serve`")
+        return
     yield from _data(store.parent)
     yield _store(store.absolute())
 

@@ -21,7 +21,9 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 @click.option("--replicas", type=click.IntRange(1, 64), metavar="N", help="So many equal engines [1].")
 @click.option("--host", metavar="ADDRESS", help="The address to listen on [127.0.0.1].")
 @click.option("--port", type=int, metavar="N", help="The port to listen on; 0 takes a free one [8321].")
-@click.option("--db", type=click.Path(path_type=Path, dir_okay=False), help="The store's SQLite file.")
+@click.option(
+    "--db", metavar="FILE|URL", help="The store: an SQLite file, or postgresql+asyncpg://HOST/NAME."
+)
 @click.option(
     "--config", "files", type=click.Path(path_type=Path), multiple=True, help="Read this file only."
 )

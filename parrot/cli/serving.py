@@ -63,7 +63,7 @@ def serve_until_stopped(
         defaults={"store.path": default_store()},
     )
     _warn(loaded)
-    if loaded.settings.store.path == default_store():
+    if not loaded.settings.store.url and loaded.settings.store.path == default_store():
         default_store().parent.mkdir(parents=True, exist_ok=True)
     asyncio.run(_serve(loaded.settings, stop_after_s=stop_after_s, as_json=as_json))
 
@@ -71,6 +71,8 @@ def serve_until_stopped(
 def _option_keys(options: Mapping[str, str | int | Path | None]) -> dict[str, object]:
     """The options that were given, as dotted keys."""
     given = {key: options[name] for key, name in OPTIONS.items() if options[name] is not None}
+    if "store.path" in given:
+        given |= _store_keys(str(given["store.path"]))
     if "engines.main.model_dir" in given:
         if given.get("engines.main.kind") == "scripted":
             raise click.UsageError("the scripted engine takes no --model")
@@ -78,6 +80,17 @@ def _option_keys(options: Mapping[str, str | int | Path | None]) -> dict[str, ob
         given["engines.main.kind"] = "torch"
         given["engines.main.model_dir"] = str(find_model(str(given["engines.main.model_dir"])))
     return dict(given)
+
+
+def _store_keys(db: str) -> dict[str, str | Path]:
+    """What `--db` says, which goes before whatever else is set about the store."""
+    if "://" not in db:
+        return {"store.path": Path(db), "store.url": ""}
+    if ":" in db.partition("://")[2].rpartition("@")[0]:
+        say(
+            "warning: others on this machine see the password in --db; put the address into PARROT_STORE__URL"
+        )
+    return {"store.path": default_store(), "store.url": db}
 
 
 def _require_torch() -> None:

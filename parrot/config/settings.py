@@ -25,7 +25,7 @@ SECTIONS: dict[str, type] = {
 }
 """Sections with one configuration each; `engines` has one for each named engine."""
 
-SECRETS = frozenset({"server.keys", "service.salt"})
+SECRETS = frozenset({"server.keys", "service.salt", "store.url"})
 """Keys whose values are never shown in full."""
 
 

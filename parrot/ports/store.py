@@ -51,7 +51,8 @@ class AppendOutcome:
 class Store(Protocol):
     """Where sessions survive. One service writes to a store at a time.
 
-    Raises `StoreError`: `store_unavailable`, `store_full`, `store_corrupt`, `store_locked`, `store_newer`.
+    Raises `StoreError`: `store_unavailable`, `store_full`, `store_corrupt`, `store_locked`, `store_newer`;
+    and `store_unsafe`, after which only opening it again tells what is in it: nothing is taken until then.
     """
 
     async def append(

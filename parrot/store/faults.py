@@ -42,6 +42,13 @@ def as_store_errors(path: Path) -> Iterator[None]:
 def store_error(error: sqlite3.Error, path: Path) -> StoreError:
     """The error for what SQLite reports of the store at `path`."""
     name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")
+    if name in UNSAFE:
+        return StoreError(
+            f"the disk of the store {path} did not keep what was written ({name}): only opening it again "
+            "tells what is in it",
+            code="store_unsafe",
+            data={"sqlite": name},
+        )
     code = _CODES.get(getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE, "store_unavailable")
     if code == "store_corrupt":
         return damaged(path, str(error))

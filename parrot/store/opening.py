@@ -5,7 +5,6 @@ there was a whole store once, and an empty or strange one means damage: it is re
 """
 
 import fcntl
-import logging
 import os
 from contextlib import closing, suppress
 from pathlib import Path
@@ -15,14 +14,12 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from parrot.errors import StoreError
 from parrot.store.config import StoreConfig
+from parrot.store.database import migrate, upgrade
 from parrot.store.faults import as_store_errors, damaged
-from parrot.store.schema import APPLICATION_ID, HEAD
+from parrot.store.schema import APPLICATION_ID
 
-MIGRATIONS = Path(__file__).parent / "migrations"
 PRIVATE = 0o600
 """Prompts and answers are for the service's own user to read."""
-
-logger = logging.getLogger(__name__)
 
 
 class FileLock:
@@ -98,7 +95,8 @@ def prepare(path: Path, config: StoreConfig) -> Engine:
         engine = connect(path, config)
         try:
             _check_content(engine, path, config)
-            _migrate(engine, path)
+            with engine.execution_options(write=True).begin() as connection:
+                migrate(connection, str(path))
             with closing(engine.raw_connection()) as connection:
                 connection.cursor().execute("PRAGMA journal_mode=WAL")
         except BaseException:
@@ -116,7 +114,7 @@ def _create(path: Path, config: StoreConfig) -> None:
     try:
         with engine.execution_options(write=True).begin() as connection:
             connection.execute(text(f"PRAGMA application_id={APPLICATION_ID}"))
-            _upgrade(connection)
+            upgrade(connection)
     finally:
         engine.dispose()
     new.rename(path)
@@ -143,35 +141,3 @@ def _check_content(engine: Engine, path: Path, config: StoreConfig) -> None:
             finding = connection.execute(text("PRAGMA quick_check(1)")).scalar_one()
             if finding != "ok":
                 raise damaged(path, str(finding).replace("\n", " "))
-
-
-def _migrate(engine: Engine, path: Path) -> None:
-    with engine.connect() as connection:
-        revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
-    if revision == HEAD:
-        return
-    if revision not in _known_revisions():
-        raise StoreError(
-            f"the store {path} was written by a newer version of Parrot (schema {revision}, this one knows "
-            f"{HEAD}); use that version",
-            code="store_newer",
-        )
-    logger.info("bringing the store %s from schema %s to %s", path, revision, HEAD)
-    with engine.execution_options(write=True).begin() as connection:
-        _upgrade(connection)
-
-
-def _known_revisions() -> set[str]:
-    from alembic.script import ScriptDirectory
-
-    return {script.revision for script in ScriptDirectory(MIGRATIONS).walk_revisions()}
-
-
-def _upgrade(connection: Connection) -> None:
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    command.upgrade(config, HEAD)

@@ -5,14 +5,17 @@ sessions ──< events          the log itself: one row an event, numbered with
     ├────< resolutions       one row for each variable that is ready or failed: the first wins
     ├────< attempts          one row for each call that was placed: lower attempts are fenced off
     └────< replies           what was answered under an idempotency key
+
+claim                        one row: how often the store was opened, so that who was replaced notices
 """
 
 from sqlalchemy import Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, Table, Text
 
-HEAD = "0001"
+HEAD = "0002"
 """The migration that builds this schema."""
 APPLICATION_ID = 0x50525254
-"""`PRRT`: marks an SQLite file as one of ours (`PRAGMA application_id`)."""
+"""`PRRT`: marks an SQLite file as one of ours (`PRAGMA application_id`), and the lock on a
+PostgreSQL schema."""
 
 METADATA = MetaData()
 
@@ -66,4 +69,10 @@ REPLIES = Table(
     Column("reply", Text, nullable=False),
     Column("session_no", Integer, ForeignKey("sessions.session_no")),
     Index("replies_by_session", "session_no"),
+)
+
+CLAIM = Table(
+    "claim",
+    METADATA,
+    Column("number", Integer, nullable=False),
 )

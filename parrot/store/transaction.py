@@ -4,30 +4,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Column, Connection, Row, Select, bindparam, delete, func, insert, select, update
-from sqlalchemy.dialects.sqlite import Insert
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from parrot.ports.store import AppendOutcome, IdempotentReply
 from parrot.store.ledger import Ledger, fenced_calls, resolved_variables
 from parrot.store.schema import ATTEMPTS, EVENTS, REPLIES, RESOLUTIONS, SESSIONS
 from parrot.types.events import CallPlaced, Event, SessionClosed, SessionOpened, VariableFailed, VariableReady
-from parrot.types.ids import SessionId, TenantId
+from parrot.types.ids import CallId, SessionId, TenantId
 from parrot.wire.events import encode_event, event_name
 
 MAX_IN = 10_000
-"""Values in one IN list; SQLite allows about three times as many."""
+"""Values in one IN list; SQLite allows about three times as many, PostgreSQL six."""
 
 ReplyKey = tuple[str, str, str]
 
 
 def _select_in(column: Column[str]) -> Select[tuple[object, ...]]:
     return select(column.table).where(column.in_(bindparam("values", expanding=True)))
-
-
-def _raise_attempt() -> Insert:
-    statement = upsert(ATTEMPTS)
-    latest = func.max(ATTEMPTS.c.attempt, statement.excluded.attempt)
-    return statement.on_conflict_do_update(index_elements=[ATTEMPTS.c.call_id], set_={"attempt": latest})
 
 
 # Built once: to build a statement takes as long as to run it.
@@ -38,7 +30,12 @@ _FIND_REPLIES = _select_in(REPLIES.c.key)
 _INSERT_SESSION = insert(SESSIONS)
 _INSERT_EVENT = insert(EVENTS)
 _INSERT_RESOLUTION = insert(RESOLUTIONS)
-_RAISE_ATTEMPT = _raise_attempt()
+_INSERT_ATTEMPT = insert(ATTEMPTS)
+_RAISE_ATTEMPT = (
+    update(ATTEMPTS)
+    .where(ATTEMPTS.c.call_id == bindparam("placed_call"))
+    .values(attempt=bindparam("latest_attempt"))
+)
 _INSERT_REPLY = insert(REPLIES)
 _SET_LAST_SEQ = (
     update(SESSIONS)
@@ -103,9 +100,12 @@ class _Batch:
         keys = {append.idempotent.key for append in appends if append.idempotent is not None}
         replies = (reply_of(row) for row in _matching(connection, _FIND_REPLIES, keys))
         self._replies = {_reply_key(reply): reply for reply in replies}
+        self._stored_attempts = {row.call_id for row in attempts}
+        self._placed: dict[CallId, int] = {}
+        """Calls that the batch places, and the number of their session."""
         self._next_number: int | None = None
         self._rows: dict[str, list[dict[str, object]]] = {
-            name: [] for name in ("sessions", "events", "resolutions", "attempts", "replies", "closed")
+            name: [] for name in ("sessions", "events", "resolutions", "replies", "closed")
         }
         self._touched: set[SessionId] = set()
 
@@ -143,11 +143,23 @@ class _Batch:
             {"number": self._numbers[session_id], "last_seq": self._ledger.last_seqs[session_id]}
             for session_id in self._touched - opened
         ]
+        latest = self._ledger.attempts
+        first: list[dict[str, object]] = [
+            {"call_id": call_id, "session_no": number, "attempt": latest[call_id]}
+            for call_id, number in self._placed.items()
+            if call_id not in self._stored_attempts
+        ]
+        again: list[dict[str, object]] = [
+            {"placed_call": call_id, "latest_attempt": latest[call_id]}
+            for call_id in self._placed
+            if call_id in self._stored_attempts
+        ]
         for statement, parameters in (
             (_INSERT_SESSION, rows["sessions"]),
             (_INSERT_EVENT, rows["events"]),
             (_INSERT_RESOLUTION, rows["resolutions"]),
-            (_RAISE_ATTEMPT, rows["attempts"]),
+            (_INSERT_ATTEMPT, first),
+            (_RAISE_ATTEMPT, again),
             (_INSERT_REPLY, rows["replies"]),
             (_SET_LAST_SEQ, grown),
             (_SET_CLOSED, rows["closed"]),
@@ -167,9 +179,7 @@ class _Batch:
             case VariableReady() | VariableFailed():
                 rows["resolutions"].append({"variable_id": event.variable_id, "session_no": number})
             case CallPlaced():
-                rows["attempts"].append(
-                    {"call_id": event.call_id, "session_no": number, "attempt": event.attempt}
-                )
+                self._placed[event.call_id] = number
             case SessionClosed():
                 rows["closed"].append({"number": number, "closed_wall_s": event.wall_s})
             case _:
@@ -220,7 +230,7 @@ def _reply_key(reply: IdempotentReply) -> ReplyKey:
 def _matching(
     connection: Connection, query: Select[tuple[object, ...]], values: Iterable[str]
 ) -> list[Row[tuple[object, ...]]]:
-    """The rows that `query` finds for all of `values`, in pieces that SQLite takes."""
+    """The rows that `query` finds for all of `values`, in pieces that every database takes."""
     chosen = list(values)
     pieces = (chosen[start : start + MAX_IN] for start in range(0, len(chosen), MAX_IN))
     return [row for piece in pieces for row in connection.execute(query, {"values": piece})]

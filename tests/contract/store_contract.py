@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parrot.errors import StoreError
@@ -127,6 +127,8 @@ async def everything_open(store: Store) -> list[Sequence[Appended]]:
 
 class StoreContract:
     """Subclass it with a fixture `open_store`; each opening gives a store that knows of no other."""
+
+    num_random_logs = 100
 
     @pytest.fixture
     async def store(self, open_store: OpenStore) -> AsyncIterator[Store]:
@@ -278,7 +280,7 @@ class StoreContract:
     async def test_random_batches_give_what_a_plain_log_gives(self, open_store: OpenStore) -> None:
         batches = st.lists(st.lists(_RANDOM_EVENTS, max_size=4), max_size=8)
 
-        for groups in _examples(batches):
+        for groups in _examples(batches, self.num_random_logs):
             store = await open_store()
             await store.append([opened()])
             outcomes = await asyncio.gather(*(store.append(group) for group in groups))
@@ -296,9 +298,10 @@ _RANDOM_EVENTS: st.SearchStrategy[Event] = st.one_of(
 )
 
 
-def _examples(batches: st.SearchStrategy[list[list[Event]]]) -> list[list[list[Event]]]:
+def _examples(batches: st.SearchStrategy[list[list[Event]]], number: int) -> list[list[list[Event]]]:
     found: list[list[list[Event]]] = []
 
+    @settings(max_examples=number)
     @given(batches)
     def collect(groups: list[list[Event]]) -> None:
         found.append(groups)

@@ -2,6 +2,7 @@ import itertools
 from pathlib import Path
 
 import pytest
+from reliability.postgres_server import PostgresServer
 from store_contract import OpenStore, StoreContract
 
 from parrot.ports.store import Store
@@ -27,3 +28,14 @@ class TestSqliteStore(StoreContract):
             return await open_store(StoreConfig(path=path, synchronous="normal"))
 
         return open_file
+
+
+class TestPostgresStore(StoreContract):
+    num_random_logs = 20
+
+    @pytest.fixture
+    def open_store(self, postgres: PostgresServer) -> OpenStore:
+        async def open_schema() -> Store:
+            return await open_store(StoreConfig(url=postgres.url()))
+
+        return open_schema

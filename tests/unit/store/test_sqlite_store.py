@@ -1,6 +1,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -15,7 +16,7 @@ from sqlalchemy import Engine, Pool, event
 
 from parrot.errors import StoreError
 from parrot.store import StoreConfig, open_store
-from parrot.store.opening import MIGRATIONS
+from parrot.store.database import MIGRATIONS
 from parrot.store.schema import HEAD, METADATA
 from parrot.types.events import Event, SessionOpened, VariableSet
 from parrot.types.ids import DEFAULT_TENANT, SessionId, VariableId
@@ -188,6 +189,57 @@ async def test_a_store_of_a_newer_version_is_refused(path: Path, statement: str)
     assert caught.value.code == "store_newer"
 
 
+async def test_a_store_of_the_first_schema_is_brought_to_this_one(path: Path) -> None:
+    await fill(path, "one")
+    _to_first_schema(path)
+    assert await events_in(path) == [OPENED, value_set("one")]
+
+
+KILLED_IN_MIGRATION = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from sqlalchemy import Engine, event
+from parrot.store import StoreConfig, open_store
+
+@event.listens_for(Engine, "before_cursor_execute")
+def strike(connection, cursor, statement, *rest):
+    if sys.argv[2] in statement:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(open_store(StoreConfig(path=Path(sys.argv[1]))))
+"""
+
+
+@pytest.mark.parametrize("instant", ["INSERT INTO claim", "UPDATE alembic_version"])
+async def test_a_migration_that_was_killed_is_done_again(path: Path, instant: str) -> None:
+    await fill(path, "one")
+    _to_first_schema(path)
+    killed = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", KILLED_IN_MIGRATION, str(path), instant],
+        check=False,
+        capture_output=True,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert await events_in(path) == [OPENED, value_set("one")]
+
+
+async def test_who_lost_the_claim_writes_no_more(path: Path) -> None:
+    """Invariant S6."""
+    first = await open_store(StoreConfig(path=path))
+    await first.append([OPENED])
+    path.with_name(f"{path.name}.lock").unlink()
+    second = await open_store(StoreConfig(path=path))
+    await second.append([value_set("second")])
+    for _ in range(2):
+        with pytest.raises(StoreError) as caught:
+            await first.append([value_set("first")])
+    await first.close()
+    await second.close()
+    assert caught.value.code == "store_unsafe"
+    assert await events_in(path) == [OPENED, value_set("second")]
+
+
 async def test_making_a_store_that_was_interrupted_is_begun_again(path: Path) -> None:
     path.with_name(f".{path.name}.new").write_bytes(b"half of it")
     await fill(path, "one")
@@ -275,8 +327,9 @@ async def test_nothing_is_written_after_the_disk_failed_to_keep_its_promise(path
 
     with _listening(Engine, "commit", fail), pytest.raises(StoreError):
         await store.append([value_set("lost")])
-    with pytest.raises(StoreError, match="IOERR_FSYNC"):
+    with pytest.raises(StoreError, match="IOERR_FSYNC") as caught:
         await store.append([value_set("after")])
+    assert caught.value.code == "store_unsafe"
     assert len(await store.load_session(OPENED.session_id)) == 1
     await store.close()
     assert await events_in(path) == [OPENED]
@@ -315,6 +368,11 @@ def test_migrations_build_exactly_the_schema(tmp_path: Path) -> None:
     engine.dispose()
     assert differences == []
     assert ScriptDirectory(MIGRATIONS).get_current_head() == HEAD
+
+
+def _to_first_schema(path: Path) -> None:
+    _execute(path, "DROP TABLE claim")
+    _execute(path, "UPDATE alembic_version SET version_num = '0001'")
 
 
 def _execute(path: Path, statement: str) -> None:
