@@ -58,7 +58,7 @@ struct ParrotKernels {
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Goes up when a function changes.
-EXPORT int parrot_abi_version(void) { return 1; }
+EXPORT int parrot_abi_version(void) { return 2; }
 
 EXPORT int parrot_num_isas(void) { return kNumTables; }
 
@@ -133,9 +133,11 @@ EXPORT void parrot_silu_mul(const ParrotKernels* kernels, int type, int64_t num_
     kernels->table->silu_mul({kernels->pool, (Type)type, num_rows, size, gate_up, out});
 }
 
-EXPORT void parrot_argmax(const ParrotKernels* kernels, int type, int64_t num_rows, int64_t size, int64_t stride,
-                          const void* logits, int64_t* out) {
-    kernels->table->argmax({kernels->pool, (Type)type, num_rows, size, stride, logits, out});
+EXPORT void parrot_sample(const ParrotKernels* kernels, int type, int64_t num_rows, int64_t size, int64_t stride,
+                          const void* logits, const void* settings, const void* masks, int64_t mask_words, void* spare,
+                          int64_t* out) {
+    kernels->table->sample({kernels->pool, (Type)type, num_rows, size, stride, logits, (const SampleSettings*)settings,
+                            (const uint32_t*)masks, mask_words, spare, out});
 }
 
 EXPORT int parrot_has_linear(const ParrotKernels* kernels) { return kernels->table->linear != nullptr; }

@@ -131,14 +131,28 @@ struct GateArgs {
     void* out;                // [rows][size]
 };
 
-struct ArgmaxArgs {
+// How one row's token is chosen. The temperature is 0 for the likeliest; top_k 0, top_p 1 and min_p 0 leave all.
+struct SampleSettings {
+    float temperature;
+    float top_p;
+    float min_p;
+    float uniform;            // in [0, 1): which token is drawn
+    int64_t top_k;
+    int64_t mask;             // number of the row's mask; below 0: every token is allowed
+};
+
+struct SampleArgs {
     Pool* pool;
     Type type;
     int64_t num_rows;
-    int64_t size;
-    int64_t stride;
+    int64_t size;             // tokens
+    int64_t stride;           // elements from one row's logits to the next one's
     const void* logits;
-    int64_t* out;             // the first of the largest, or -1 where one is not finite
+    const SampleSettings* settings;
+    const uint32_t* masks;    // one bit for each allowed token
+    int64_t mask_words;       // of one mask; at least size bits
+    void* spare;              // [threads][size] doubles
+    int64_t* out;             // the token; -1 where a logit is not finite or nothing is allowed
 };
 
 struct LinearArgs {
@@ -169,7 +183,7 @@ struct Table {
     void (*rotate)(const RotateArgs&);
     void (*add_norm)(const NormArgs&);
     void (*silu_mul)(const GateArgs&);
-    void (*argmax)(const ArgmaxArgs&);
+    void (*sample)(const SampleArgs&);
     void (*linear)(const LinearArgs&);   // null where the matrix products of torch are as good
     void (*pack)(const PackArgs&);       // null as well
 };

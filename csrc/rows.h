@@ -1,5 +1,5 @@
-// What is done row by row between the matrix products of a layer: normalisation, rotation, gating, and the scan
-// for the likeliest token. Sums are in float32; results are rounded where the model in plain torch rounds them.
+// What is done row by row between the matrix products of a layer: normalisation, rotation and gating. Sums
+// are in float32; results are rounded where the model in plain torch rounds them.
 
 template <class T>
 INLINE float rms_factor(const T* row, int64_t size, float eps) {
@@ -113,32 +113,4 @@ void write_of(const WriteArgs& a) {
             for (int64_t d = 0; d < dim; ++d) values[Place<T>::value(at, d, dim)] = value[d];
         }
     });
-}
-
-template <class T>
-INLINE int64_t argmax_row(const T* row, int64_t size) {
-    Floats most = all(-__builtin_inff()), spoilt = all(0.0f);
-    int64_t i = 0;
-    for (; i + 16 <= size; i += 16) {
-        const Floats v = load(row + i);
-        most = larger(v, most);
-        // Infinity and NaN times 0 are NaN, and nothing added to that makes it a number again.
-        spoilt = spoilt + v * 0.0f;
-    }
-    float top = largest(most), bad = sum(spoilt);
-    for (; i < size; ++i) {
-        const float v = widen(row[i]);
-        top = v > top ? v : top;
-        bad += v * 0.0f;
-    }
-    if (bad != bad) return -1;
-    for (i = 0; i < size; ++i)
-        if (widen(row[i]) == top) return i;
-    return -1;
-}
-
-template <class T>
-void argmax_of(const ArgmaxArgs& a) {
-    for_rows(a.pool, a.num_rows, a.size,
-             [&](int64_t r, int) { a.out[r] = argmax_row((const T*)a.logits + r * a.stride, a.size); });
 }

@@ -15,6 +15,7 @@ namespace PARROT_ISA {
 #include "products.h"
 #include "attention.h"
 #include "rows.h"
+#include "sample.h"
 #if defined(__AMX_BF16__)
 #include "linear.h"
 #endif
@@ -73,11 +74,11 @@ static void silu_mul(const GateArgs& args) {
         silu_mul_of<Bf16>(args);
 }
 
-static void argmax(const ArgmaxArgs& args) {
+static void sample(const SampleArgs& args) {
     if (args.type == Type::kFloat32)
-        argmax_of<float>(args);
+        sample_of<float>(args);
     else
-        argmax_of<Bf16>(args);
+        sample_of<Bf16>(args);
 }
 
 }  // namespace PARROT_ISA
@@ -90,7 +91,7 @@ extern const Table PARROT_TABLE = {
     PARROT_ISA::rotate,
     PARROT_ISA::add_norm,
     PARROT_ISA::silu_mul,
-    PARROT_ISA::argmax,
+    PARROT_ISA::sample,
 #if defined(__AMX_BF16__)
     PARROT_ISA::linear,
     PARROT_ISA::pack,

@@ -35,8 +35,8 @@ void parrot_rotate(const ParrotKernels* kernels, int type, int64_t num_rows, int
 void parrot_add_norm(const ParrotKernels* kernels, int type, int64_t num_rows, int64_t size, void* hidden, const void* added,
                      const void* weight, float eps, void* out);
 void parrot_silu_mul(const ParrotKernels* kernels, int type, int64_t num_rows, int64_t size, const void* gate_up, void* out);
-void parrot_argmax(const ParrotKernels* kernels, int type, int64_t num_rows, int64_t size, int64_t stride, const void* logits,
-                   int64_t* out);
+void parrot_sample(const ParrotKernels* kernels, int type, int64_t num_rows, int64_t size, int64_t stride, const void* logits,
+                   const void* settings, const void* masks, int64_t mask_words, void* spare, int64_t* out);
 void parrot_linear(const ParrotKernels* kernels, int64_t num_rows, int64_t num_inputs, int64_t num_outputs, const void* inputs,
                    const void* weights, const void* bias, void* out);
 void parrot_pack(const ParrotKernels* kernels, int64_t num_inputs, int64_t num_outputs, const void* weights, void* out);
@@ -185,11 +185,6 @@ void check_rows(const ParrotKernels* kernels, int isa, int type) {
     parrot_silu_mul(kernels, type, rows, size, gate_up.data(), out.data());
     const double gate = gate_up.get(0), gated = gate / (1 + exp(-gate)) * gate_up.get(size);
     expect(fabs(out.get(0) - gated) <= fabs(gated) / 32 + 1e-6, name, "a gate");
-    std::vector<int64_t> best(rows);
-    parrot_argmax(kernels, type, rows, size, 2 * size, gate_up.data(), best.data());
-    for (int64_t r = 0; r < rows; ++r)
-        for (int64_t i = 0; i < size; ++i)
-            expect(gate_up.get(2 * r * size + best[r]) >= gate_up.get(2 * r * size + i), name, "an argmax");
     const int64_t dim = 16 * between(1, 8), stride = 5 * dim;
     Numbers heads = Numbers::normal(type, rows * stride), norm = Numbers::normal(type, dim);
     std::vector<float> table(4 * dim / 2, 0.6f);
@@ -198,6 +193,35 @@ void check_rows(const ParrotKernels* kernels, int isa, int type) {
     parrot_rotate(kernels, type, rows, 3, 1, dim, stride, heads.data(), table.data(), table.data(), positions.data(),
                   norm.data(), norm.data(), 1e-6f);
     expect(heads.get(0) == heads.get(0), name, "a rotation");
+}
+
+struct Sampling {
+    float temperature, top_p, min_p, uniform;
+    int64_t top_k, mask;
+};
+
+void check_sampling(const ParrotKernels* kernels, int isa, int type) {
+    const char* name = parrot_isa_name(isa);
+    const int64_t rows = between(1, 20), size = between(1, 3000), words = (size + 31) / 32;
+    Numbers logits = Numbers::normal(type, rows * size);
+    std::vector<uint32_t> masks(2 * words);
+    for (uint32_t& word : masks) word = (uint32_t)random_bits() | 1u;
+    std::vector<Sampling> settings(rows);
+    for (Sampling& one : settings)
+        one = {(float)between(0, 2), between(0, 1) ? 1.0f : 0.7f, between(0, 1) ? 0.0f : 0.1f,
+               (float)between(0, 99) / 100, between(0, 1) * between(1, 2 * size), between(-1, 1)};
+    std::vector<double> spare(3 * size);
+    std::vector<int64_t> out(rows);
+    parrot_sample(kernels, type, rows, size, size, logits.data(), settings.data(), masks.data(), words, spare.data(),
+                  out.data());
+    for (int64_t r = 0; r < rows; ++r) {
+        expect(out[r] >= 0 && out[r] < size, name, "a token");
+        const uint32_t* mask = settings[r].mask < 0 ? nullptr : masks.data() + settings[r].mask * words;
+        const auto allowed = [&](int64_t i) { return !mask || (mask[i / 32] >> (i % 32) & 1u); };
+        expect(allowed(out[r]), name, "a mask");
+        for (int64_t i = 0; settings[r].temperature == 0 && i < size; ++i)
+            expect(!allowed(i) || logits.get(r * size + out[r]) >= logits.get(r * size + i), name, "the likeliest");
+    }
 }
 
 void check_linear(const ParrotKernels* kernels, int isa) {
@@ -227,6 +251,7 @@ int main() {
             for (int type : {kFloat32, kBfloat16}) {
                 check_attention(kernels, isa, type);
                 check_rows(kernels, isa, type);
+                check_sampling(kernels, isa, type);
             }
             check_linear(kernels, isa);
         }

@@ -4,8 +4,9 @@ A call costs about two microseconds on top of its work. What it is given is chec
 here is a bug of the engine's, never of a request's.
 """
 
+import struct
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,13 @@ from parrot.engine.native.library import ISAS, Isa, NativeLibrary, open_library
 
 TYPE_NUMBERS = {torch.float32: 0, torch.bfloat16: 1}
 """The types that kernels are compiled for, by the library's numbers."""
+
+
+RowSampling = tuple[float, float, float, float, int, int]
+"""How a row's token is chosen: temperature (0: the likeliest), top-p, min-p, the number in [0, 1) that
+decides a draw, top-k (0: no bound), and the row's mask (below 0: every token is allowed)."""
+
+_ROW_SAMPLING = struct.Struct("=4f2q")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,20 +176,32 @@ class NativeKernels:
 
         return apply
 
-    def argmax(self, logits: torch.Tensor, num_columns: int) -> list[int]:
-        """For each row the first of the largest among its first `num_columns` values; -1 where any of these
-        is not finite.
+    def sample(
+        self, logits: torch.Tensor, rows: Sequence[RowSampling], masks: torch.Tensor | None = None
+    ) -> list[int]:
+        """A token for each row of `logits` ([rows, tokens]); -1 where one of the row's logits is not finite,
+        or none of its tokens is allowed.
+
+        `masks` ([masks, words], int32) have a bit for each token that is allowed, the lowest first.
         """
+        num_rows, num_tokens = logits.shape
         assert logits.stride(1) == 1
-        assert num_columns <= logits.shape[1]
-        out = torch.empty(logits.shape[0], dtype=torch.int64)
-        self.library.parrot_argmax(
+        assert len(rows) == num_rows
+        assert masks is None or (_is_dense(masks, torch.int32) and masks.shape[1] * 32 >= num_tokens)
+        settings = b"".join(_ROW_SAMPLING.pack(*row) for row in rows)
+        spare = torch.empty((self.num_threads, num_tokens), dtype=torch.float64)
+        out = torch.empty(num_rows, dtype=torch.int64)
+        self.library.parrot_sample(
             self.handle,
             TYPE_NUMBERS[logits.dtype],
-            logits.shape[0],
-            num_columns,
+            num_rows,
+            num_tokens,
             logits.stride(0),
             logits.data_ptr(),
+            settings,
+            None if masks is None else masks.data_ptr(),
+            0 if masks is None else masks.shape[1],
+            spare.data_ptr(),
             out.data_ptr(),
         )
         return out.tolist()

@@ -12,7 +12,7 @@ Isa = Literal["portable", "avx2", "avx512-bf16", "amx-bf16"]
 ISAS: tuple[Isa, ...] = ("portable", "avx2", "avx512-bf16", "amx-bf16")
 """From the plainest to the fastest; the place is the number that the library knows it by."""
 
-_ABI_VERSION = 1
+_ABI_VERSION = 2
 
 _int, _long, _float, _pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
@@ -31,7 +31,10 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "parrot_has_linear": (_int, (_pointer,)),
     "parrot_pack": (None, (_pointer, _long, _long, _pointer, _pointer)),
     "parrot_linear": (None, (_pointer, _long, _long, _long, *(_pointer,) * 4)),
-    "parrot_argmax": (None, (_pointer, _int, _long, _long, _long, _pointer, _pointer)),
+    "parrot_sample": (
+        None,
+        (_pointer, _int, _long, _long, _long, _pointer, _pointer, _pointer, _long, _pointer, _pointer),
+    ),
 }
 
 

@@ -71,33 +71,30 @@ class OutputBound:
 
 
 class TokenMasks:
-    """Which tokens the outputs of a batch may not go on with. Belongs to the step loop's thread.
+    """Which tokens the outputs of a batch may go on with. Belongs to the step loop's thread.
 
-    Masks are packed, one bit a token, and stay so for as long as possible: a vocabulary is long.
+    Masks are packed, one bit a token, the lowest first: a vocabulary is long.
     """
 
     def __init__(self, tokenizer: TorchTokenizer, *, eos_ids: Sequence[int], vocab_size: int) -> None:
-        self._vocab_size = vocab_size
         self._num_words = -(-tokenizer.vocab_size // 32)
         beyond = range(vocab_size, self._num_words * 32)
-        self._never = self._pack([*tokenizer.special_ids, *eos_ids, *beyond])
-        self._not_eos = ~self._pack([i for i in eos_ids if i < vocab_size])
+        self._ever = ~self._pack([*tokenizer.special_ids, *eos_ids, *beyond])
+        self._eos = self._pack([i for i in eos_ids if i < vocab_size])
         self._executor: LLExecutor | None = None
 
-    def forbidden(
+    def allowed(
         self, bounds: Sequence[OutputBound], may_end: Sequence[bool]
     ) -> tuple[torch.Tensor, list[bool]]:
-        """Boolean [bounds, vocabulary], on the CPU, and whether each bound forbids all tokens.
+        """Packed [bounds, words], int32, on the CPU, and whether each bound allows no token at all.
 
-        Special tokens are always forbidden; ends of sequence are not, where the output may end.
+        Special tokens are never allowed; ends of sequence are, where the output may end.
         """
         words = np.zeros((len(bounds), self._num_words), dtype=np.int32)
         self._compute(bounds, words)
-        np.invert(words, out=words)
-        words |= self._never
-        words[np.array(may_end, dtype=bool)] &= self._not_eos
-        bits = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little", count=self._vocab_size)
-        return torch.from_numpy(bits.view(np.bool_)), (words == -1).all(axis=1).tolist()
+        words &= self._ever
+        words[np.array(may_end, dtype=bool)] |= self._eos
+        return torch.from_numpy(words), (words == 0).all(axis=1).tolist()
 
     def _compute(self, bounds: Sequence[OutputBound], words: np.ndarray[tuple[int, int], Any]) -> None:
         """The packed tokens that lead on to a whole text."""
@@ -114,6 +111,13 @@ class TokenMasks:
         bits = np.zeros(self._num_words * 32, dtype=np.uint8)
         bits[[i for i in token_ids if i < len(bits)]] = 1
         return np.packbits(bits, bitorder="little").view(np.int32)
+
+
+def unpack_mask(words: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """Packed masks [masks, words] as booleans [masks, num_tokens]."""
+    packed = words.numpy().view(np.uint8)
+    bits = np.unpackbits(packed, axis=1, bitorder="little", count=num_tokens)
+    return torch.from_numpy(bits.view(np.bool_))
 
 
 class GrammarCompiler:

@@ -6,11 +6,16 @@ from dataclasses import dataclass
 import torch
 
 from parrot.engine.native.kernels import NativeKernels
-from parrot.engine.torch.grammar import OutputBound, TokenMasks
+from parrot.engine.torch.grammar import OutputBound, TokenMasks, unpack_mask
 from parrot.types.sampling import Sampling
 
-COMPLETE = -1
+COMPLETE = -2
 """Stands for a token where a grammar allows no further one."""
+_SPOILT = -1
+"""Stands for a token where logits are not finite."""
+_NUM_CANDIDATES = 512
+"""Tokens among which top-k and top-p are first looked for. The same for all, so that a row's choice does not
+depend on its batch."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,10 +35,9 @@ class Choice:
         """End of sequence may come now."""
         return not self.sampling.ignore_eos and self.num_generated >= self.sampling.min_tokens
 
-    @property
-    def is_greedy(self) -> bool:
-        """The likeliest token is taken, whichever it is."""
-        return self.sampling.temperature <= 0 and self.bound is None
+    def draw_number(self) -> float:
+        """What decides the next draw, in [0, 1); 0 when nothing is drawn."""
+        return float(torch.rand((), generator=self.generator)) if self.sampling.temperature > 0 else 0.0
 
 
 class Sampler:
@@ -63,74 +67,129 @@ class Sampler:
         further token. End-of-sequence tokens cannot be chosen while they are not heeded, nor ids for which
         the tokenizer has no token.
         """
-        if self._kernels is not None and all(choice.is_greedy for choice in choices):
-            return self._take_likeliest(self._kernels, logits, choices)
-        logits = logits[:, : self._vocab_size].float()
-        finite = torch.isfinite(logits).all(dim=1)
-        deaf = [row for row, choice in enumerate(choices) if not choice.heeds_eos]
-        if deaf and self._eos.numel():
-            rows = torch.tensor(deaf, device=self._device)
-            logits[rows[:, None], self._eos] = float("-inf")
+        logits = logits[:, : self._vocab_size]
         bounded = [row for row, choice in enumerate(choices) if choice.bound is not None]
-        complete = self._mask(logits, bounded, choices) if bounded else []
-        tokens = logits.argmax(dim=1)
-        drawn = [row for row, choice in enumerate(choices) if choice.sampling.temperature > 0]
-        if drawn:
-            rows = torch.tensor(drawn, device=self._device)
-            tokens[rows] = self._draw(logits[rows], [choices[row] for row in drawn])
-        if complete:
-            tokens[complete] = COMPLETE
-        return [token if good else None for token, good in zip(tokens.tolist(), finite.tolist(), strict=True)]
+        masks, complete = self._masks_of(bounded, choices) if bounded else (None, [])
+        uniform = [choice.draw_number() for choice in choices]
+        if self._kernels is not None:
+            tokens = self._sample_natively(self._kernels, logits, choices, uniform, bounded, masks)
+        else:
+            finite = torch.isfinite(logits).all(dim=1)
+            logits = logits.float()
+            self._silence_eos(logits, choices)
+            if masks is not None:
+                rows = torch.tensor(bounded, device=self._device)
+                allowed = unpack_mask(masks, self._vocab_size).to(self._device)
+                logits[rows] = logits[rows].masked_fill_(~allowed, float("-inf"))
+            tokens = torch.where(finite, self._choose(logits, choices, uniform), _SPOILT).tolist()
+        for row in complete:
+            tokens[row] = COMPLETE
+        return [None if token == _SPOILT else token for token in tokens]
 
-    def _take_likeliest(
-        self, kernels: NativeKernels, logits: torch.Tensor, choices: Sequence[Choice]
-    ) -> list[int | None]:
-        """What `sample` does when nothing is drawn or bounded, in one pass over the logits as they are."""
-        deaf = [row for row, choice in enumerate(choices) if not choice.heeds_eos]
-        if deaf and self._eos.numel():
-            logits[torch.tensor(deaf)[:, None], self._eos] = torch.finfo(logits.dtype).min
-        tokens = kernels.argmax(logits, self._vocab_size)
-        return [token if token >= 0 else None for token in tokens]
+    def _masks_of(self, bounded: Sequence[int], choices: Sequence[Choice]) -> tuple[torch.Tensor, list[int]]:
+        """What the bounded rows' grammars allow, packed, and the rows for which that is nothing.
 
-    def _mask(self, logits: torch.Tensor, bounded: Sequence[int], choices: Sequence[Choice]) -> list[int]:
-        """Rule out what some rows' grammars do not allow; a whole text may end, where that is heeded.
-
-        Returns the rows that allow nothing.
+        An output may end where its text is whole and its end is heeded.
         """
         assert self._masks is not None, "bounds need masks"
         bounds = [bound for choice in choices if (bound := choice.bound) is not None]
         may_end = [
             choices[row].heeds_eos and bound.may_end for row, bound in zip(bounded, bounds, strict=True)
         ]
-        forbidden, empty = self._masks.forbidden(bounds, may_end)
-        forbidden = forbidden.to(self._device)
-        if len(bounded) == len(choices):
-            logits.masked_fill_(forbidden, float("-inf"))
+        masks, empty = self._masks.allowed(bounds, may_end)
+        return masks, [row for row, is_empty in zip(bounded, empty, strict=True) if is_empty]
+
+    def _silence_eos(self, logits: torch.Tensor, choices: Sequence[Choice]) -> None:
+        deaf = [row for row, choice in enumerate(choices) if not choice.heeds_eos]
+        if deaf and self._eos.numel():
+            rows = torch.tensor(deaf, device=self._device)
+            logits[rows[:, None], self._eos] = torch.finfo(logits.dtype).min
+
+    def _sample_natively(
+        self,
+        kernels: NativeKernels,
+        logits: torch.Tensor,
+        choices: Sequence[Choice],
+        uniform: Sequence[float],
+        bounded: Sequence[int],
+        masks: torch.Tensor | None,
+    ) -> list[int]:
+        """All rows in one call, on the logits as they are."""
+        self._silence_eos(logits, choices)
+        mask_numbers = {row: number for number, row in enumerate(bounded)}
+        rows = [
+            (
+                choice.sampling.temperature,
+                choice.sampling.top_p,
+                choice.sampling.min_p,
+                number,
+                choice.sampling.top_k,
+                mask_numbers.get(row, -1),
+            )
+            for row, (choice, number) in enumerate(zip(choices, uniform, strict=True))
+        ]
+        return kernels.sample(logits, rows, masks)
+
+    def _choose(
+        self, logits: torch.Tensor, choices: Sequence[Choice], uniform: Sequence[float]
+    ) -> torch.Tensor:
+        """The same in plain torch, on any device."""
+        tokens = logits.argmax(dim=1)
+        drawn = [row for row, choice in enumerate(choices) if choice.sampling.temperature > 0]
+        if drawn:
+            rows = torch.tensor(drawn, device=self._device)
+            numbers = self._column([uniform[row] for row in drawn])
+            tokens[rows] = self._draw(logits[rows], [choices[row].sampling for row in drawn], numbers)
+        return tokens
+
+    def _draw(
+        self, logits: torch.Tensor, samplings: Sequence[Sampling], uniform: torch.Tensor
+    ) -> torch.Tensor:
+        """Temperature, then top-k, top-p and min-p, then a draw by the inverse of the distribution, in the
+        order of the tokens' numbers.
+        """
+        temperature = self._column([sampling.temperature for sampling in samplings])
+        weights = ((logits - logits.amax(dim=1, keepdim=True)) / temperature).exp_()
+        cut = [row for row, sampling in enumerate(samplings) if sampling.top_k or sampling.top_p < 1]
+        if cut:
+            rows = torch.tensor(cut, device=self._device)
+            kept = self._kept(weights[rows], [samplings[row] for row in cut], _NUM_CANDIDATES)
+            weights[rows] = weights[rows].masked_fill_(~kept, 0.0)
+        min_p = self._column([sampling.min_p for sampling in samplings])
+        cumulated = weights.masked_fill_(weights < min_p, 0.0).cumsum(dim=1)
+        total = cumulated[:, -1:]
+        # Below the total, so that what is found has a weight.
+        target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+        return torch.searchsorted(cumulated, target, right=True).squeeze(1)
+
+    def _kept(
+        self, weights: torch.Tensor, samplings: Sequence[Sampling], num_candidates: int
+    ) -> torch.Tensor:
+        """Which tokens top-k and top-p leave. The likeliest few are looked at first; rows for which these do
+        not suffice are sorted.
+        """
+        is_sorted = num_candidates >= self._vocab_size
+        if is_sorted:
+            candidates, order = weights.sort(dim=1, descending=True, stable=True)
         else:
-            rows = torch.tensor(bounded, device=self._device)
-            logits[rows] = logits[rows].masked_fill_(forbidden, float("-inf"))
-        return [row for row, is_empty in zip(bounded, empty, strict=True) if is_empty]
+            candidates, order = weights.topk(num_candidates, dim=1)
+        rank = torch.arange(candidates.shape[1], device=self._device)
+        top_k = self._column([sampling.top_k or self._vocab_size for sampling in samplings])
+        top_p = self._column([sampling.top_p for sampling in samplings])
+        has_top_k = self._column([sampling.top_k > 0 for sampling in samplings]) > 0
+        candidates = candidates.masked_fill(rank >= top_k, 0.0)
+        mass = torch.where(has_top_k, candidates.sum(dim=1, keepdim=True), weights.sum(dim=1, keepdim=True))
+        before = candidates.cumsum(dim=1) - candidates
+        in_order = ((rank < top_k) & (before < top_p * mass)) | (rank == 0)
+        kept = torch.zeros_like(weights, dtype=torch.bool).scatter_(1, order, in_order)
+        if not is_sorted:
+            lacking = (
+                (in_order[:, -1] | (has_top_k & (top_k > num_candidates)).squeeze(1)).nonzero().squeeze(1)
+            )
+            if lacking.numel():
+                some = [samplings[row] for row in lacking.tolist()]
+                kept[lacking] = self._kept(weights[lacking], some, self._vocab_size)
+        return kept
 
-    def _draw(self, logits: torch.Tensor, choices: Sequence[Choice]) -> torch.Tensor:
-        """Temperature, then top-k, top-p and min-p, then a draw by the inverse of the distribution."""
-
-        def column(values: Sequence[float]) -> torch.Tensor:
-            return torch.tensor(values, dtype=torch.float32, device=self._device)[:, None]
-
-        temperature = column([choice.sampling.temperature for choice in choices])
-        top_k = column([choice.sampling.top_k or self._vocab_size for choice in choices])
-        top_p = column([choice.sampling.top_p for choice in choices])
-        min_p = column([choice.sampling.min_p for choice in choices])
-        uniform = column([float(torch.rand((), generator=choice.generator)) for choice in choices])
-        scaled = (logits - logits.amax(dim=1, keepdim=True)) / temperature
-        probabilities, order = torch.softmax(scaled, dim=1).sort(dim=1, descending=True, stable=True)
-        rank = torch.arange(self._vocab_size, device=self._device)
-        probabilities = probabilities.masked_fill(rank >= top_k, 0.0)
-        before = probabilities.cumsum(dim=1) - probabilities
-        mass = probabilities.sum(dim=1, keepdim=True)
-        outside = (before >= top_p * mass) & (rank > 0)
-        outside |= probabilities < min_p * probabilities[:, :1]
-        cumulated = probabilities.masked_fill(outside, 0.0).cumsum(dim=1)
-        target = uniform * cumulated[:, -1:]
-        index = torch.searchsorted(cumulated, target, right=True).clamp(max=self._vocab_size - 1)
-        return order.gather(1, index).squeeze(1)
+    def _column(self, values: Sequence[float]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self._device)[:, None]

@@ -11,6 +11,7 @@ from parrot.engine.native import library
 from parrot.engine.native.kernels import NativeKernels, Rotary, load_native
 from parrot.engine.native.library import ISAS, Isa
 
+LIKELIEST = (0.0, 1.0, 0.0, 0.0, 0, -1)
 TYPES = [torch.bfloat16, torch.float32]
 BF16_ULP = 2.0**-7
 
@@ -113,28 +114,52 @@ def test_heads_are_normed_and_rotated_and_values_left(
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("columns", [5, 16, 4001])
-def test_argmax_is_the_first_of_the_largest_among_the_columns(
+def test_without_temperature_the_first_of_the_largest_is_chosen(
     kernels: NativeKernels, dtype: torch.dtype, columns: int
 ) -> None:
     logits = torch.randn(6, columns + 30).to(dtype)
     logits[:, columns:] = 100.0
     logits[2, [1, 3]] = 50.0
-    assert kernels.argmax(logits, columns) == logits[:, :columns].float().argmax(dim=1).tolist()
-    assert kernels.argmax(logits, columns)[2] == 1
+    found = kernels.sample(logits[:, :columns], [LIKELIEST] * 6)
+    assert found == logits[:, :columns].float().argmax(dim=1).tolist()
+    assert found[2] == 1
 
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("at", [0, 17, 36])
-def test_a_row_with_a_number_that_is_not_finite_has_no_argmax(
+def test_a_row_with_a_number_that_is_not_finite_has_no_token(
     kernels: NativeKernels, dtype: torch.dtype, bad: float, at: int
 ) -> None:
     logits = torch.randn(3, 40).to(dtype)
     logits[1, at] = bad
     logits[2, 38] = bad
-    found = kernels.argmax(logits, 37)
+    found = kernels.sample(logits[:, :37], [LIKELIEST] * 3)
     assert found[1] == -1
     assert [found[0], found[2]] == logits[[0, 2], :37].float().argmax(dim=1).tolist()
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_every_instruction_set_draws_what_the_first_draws(kernels: NativeKernels, dtype: torch.dtype) -> None:
+    plainest = load_native("portable")
+    assert plainest is not None
+    logits = torch.randn(64, 2500).to(dtype) * 2
+    masks = torch.randint(-(1 << 31), 1 << 31, (3, 79), dtype=torch.int32)
+    rows = [
+        (
+            0.5 + row % 3,
+            (1.0, 0.8)[row % 2],
+            (0.0, 0.01)[row % 5 == 0],
+            row / 64,
+            (0, 700)[row % 3 == 0],
+            row % 4 - 1,
+        )
+        for row in range(64)
+    ]
+    expected = plainest.sample(logits, rows, masks)
+    found = kernels.sample(logits, rows, masks)
+    # A number within rounding of where two tokens meet may fall to either.
+    assert sum(one != other for one, other in zip(found, expected, strict=True)) <= 1
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
