@@ -68,16 +68,34 @@ class ServiceClient:
         """The answer to a POST; raises as `get` does."""
         return self._answer(model, "POST", path, json=dict(body))
 
+    def put(self, model: type[A], path: str, body: Mapping[str, object]) -> A:
+        """The answer to a PUT; raises as `get` does."""
+        return self._answer(model, "PUT", path, json=dict(body))
+
+    def delete(self, path: str) -> None:
+        """DELETE; raises as `get` does."""
+        self._request("DELETE", path)
+
     def _answer(self, model: type[A], method: str, path: str, **request: Any) -> A:
+        response = self._request(method, path, **request)
+        try:
+            return model.model_validate_json(response.content)
+        except ValidationError:
+            raise self._not_parrot(response) from None
+
+    def _request(self, method: str, path: str, **request: Any) -> httpx2.Response:
         try:
             response = self._http.request(method, path, **request)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise UnreachableError(f"no service answers at {self.url}: {error}") from error
+        if response.status_code < 400:
+            return response
         try:
-            if response.status_code >= 400:
-                raise from_body(ErrorEnvelope.model_validate_json(response.content).error)
-            return model.model_validate_json(response.content)
+            raise from_body(ErrorEnvelope.model_validate_json(response.content).error)
         except ValidationError:
-            raise UnreachableError(
-                f"what answers at {self.url} is not Parrot (status {response.status_code})", code="bad_answer"
-            ) from None
+            raise self._not_parrot(response) from None
+
+    def _not_parrot(self, response: httpx2.Response) -> UnreachableError:
+        return UnreachableError(
+            f"what answers at {self.url} is not Parrot (status {response.status_code})", code="bad_answer"
+        )

@@ -53,6 +53,7 @@ COMMANDS = {
     "run": ("parrot.cli.run:run", "Run a Python program with a service inside this process."),
     "ps": ("parrot.cli.inspect:ps", "Show engines and running calls."),
     "sessions": ("parrot.cli.inspect:sessions", "List, show, draw and cancel sessions."),
+    "functions": ("parrot.cli.functions:functions", "List, show, call and push registered functions."),
     "engines": ("parrot.cli.inspect:engines", "List engines and their load."),
     "models": ("parrot.cli.models:models", "Make and list model directories."),
     "bench": ("parrot.cli.bench:bench", "Measure Parrot on this machine, beside other servers."),

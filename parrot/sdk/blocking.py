@@ -156,6 +156,16 @@ class SyncSession:
         """See `Session.variable`."""
         return SyncVariable(self._driver.call(self._session.variable, name, value), self._driver)
 
+    def function(self, reference: str) -> SemanticFunction[Any]:
+        """See `Session.function`."""
+        return self._driver.run(self._session.function, reference)
+
+    def register(
+        self, function: SemanticFunction[Any], *, description: str | None = None, warm: bool = False
+    ) -> SemanticFunction[Any]:
+        """See `Session.register`."""
+        return self._driver.run(self._session.register, function, description=description, warm=warm)
+
     def gather(
         self,
         *variables: SyncVariable[Any],

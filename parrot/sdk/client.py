@@ -25,6 +25,7 @@ from parrot.wire.answers import (
     VariableView,
 )
 from parrot.wire.errors import from_body
+from parrot.wire.functions import FunctionSpec, FunctionView, WarmAnswer
 from parrot.wire.requests import CancelRequest, SessionCreate, SetVariable
 
 A = TypeVar("A", bound=Answer)
@@ -60,9 +61,11 @@ class Client:
         return str(self._http.base_url).rstrip("/")
 
     async def open_session(self, request: SessionCreate) -> SessionView:
-        """Open a session. Not sent again when it may have arrived, for each arrival opens one."""
+        """Open a session; sent again safely, under one idempotency key."""
         body = request.model_dump_json(exclude_none=True).encode()
-        response = await self._request("POST", "/v1/sessions", body=body, resend=False, retry=QUICK_RETRY)
+        response = await self._request(
+            "POST", "/v1/sessions", body=body, headers=_fresh_key(), until_heard=QUICK_RETRY
+        )
         return self._read(SessionView, response)
 
     async def delete_session(self, session_id: str) -> None:
@@ -71,8 +74,8 @@ class Client:
 
     async def submit(self, session_id: str, body: bytes) -> CallsAccepted:
         """Submit calls, written as JSON; sent again safely, under one idempotency key."""
-        key = {"Idempotency-Key": secrets.token_hex(16)}
-        response = await self._request("POST", f"{_session(session_id)}/calls", body=body, headers=key)
+        path = f"{_session(session_id)}/calls"
+        response = await self._request("POST", path, body=body, headers=_fresh_key())
         return self._read(CallsAccepted, response)
 
     async def set_variable(self, session_id: str, reference: str, request: SetVariable) -> VariableView:
@@ -103,6 +106,19 @@ class Client:
         """The application graph."""
         return self._read(GraphView, await self._request("GET", f"{_session(session_id)}/graph"))
 
+    async def register_function(self, name: str, spec: FunctionSpec) -> FunctionView:
+        """Register a function; registering the same again changes nothing."""
+        body = spec.model_dump_json(by_alias=True, exclude_defaults=True).encode()
+        return self._read(FunctionView, await self._request("PUT", _function(name), body=body))
+
+    async def function(self, reference: str) -> FunctionView:
+        """A registered function, by name or name and version."""
+        return self._read(FunctionView, await self._request("GET", _function(reference)))
+
+    async def warm_function(self, reference: str) -> WarmAnswer:
+        """Have a registered function's constant beginning filled."""
+        return self._read(WarmAnswer, await self._request("POST", f"{_function(reference)}/warm"))
+
     def variable_events(
         self, session_id: str, reference: str, objective: Objective | None
     ) -> AsyncGenerator[StreamEvent, None]:
@@ -129,10 +145,12 @@ class Client:
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
-        resend: bool = True,
         retry: RetryPolicy | None = None,
+        until_heard: RetryPolicy | None = None,
     ) -> httpx2.Response:
-        retry = retry or self._retry
+        """Send a request, again while that may help. `until_heard` holds as long as nothing has answered."""
+        heard = retry or self._retry
+        retry = until_heard or heard
         typed = {"Content-Type": "application/json"} if body is not None else {}
         timeout = httpx2.USE_CLIENT_DEFAULT if timeout_s is None else _timeout(timeout_s)
         attempt = 0
@@ -151,15 +169,13 @@ class Client:
                 )
             except httpx2.HTTPError as problem:
                 error: ParrotError = self._unreachable(problem)
-                again = _never_sent(problem) or (resend and isinstance(problem, httpx2.TransportError))
+                again = isinstance(problem, httpx2.TransportError)
             else:
                 if response.is_success:
                     return response
                 error = self._error(response)
                 again = response.status_code in _RETRY_STATUSES or error.code in _RETRY_CODES
-                if response.status_code in (502, 504):
-                    again = resend
-                asked_s = _retry_after_s(response)
+                asked_s, retry = _retry_after_s(response), heard
             if not again or attempt >= retry.attempts:
                 raise error
             await asyncio.sleep(retry.delay_s(attempt, asked_s))
@@ -269,6 +285,10 @@ def _session(session_id: str) -> str:
     return f"/v1/sessions/{quote(session_id, safe='')}"
 
 
+def _function(reference: str) -> str:
+    return f"/v1/functions/{quote(reference, safe='@')}"
+
+
 def _variable(session_id: str, reference: str) -> str:
     return f"{_session(session_id)}/variables/{quote(reference, safe='')}"
 
@@ -277,8 +297,8 @@ def _timeout(read_s: float) -> httpx2.Timeout:
     return httpx2.Timeout(connect=10.0, read=read_s, write=30.0, pool=None)
 
 
-def _never_sent(problem: httpx2.HTTPError) -> bool:
-    return isinstance(problem, (httpx2.ConnectError, httpx2.ConnectTimeout))
+def _fresh_key() -> dict[str, str]:
+    return {"Idempotency-Key": secrets.token_hex(16)}
 
 
 def _retry_after_s(response: httpx2.Response) -> float | None:

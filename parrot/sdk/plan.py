@@ -25,7 +25,7 @@ from parrot.types.program import (
 )
 from parrot.types.sampling import Sampling
 from parrot.types.template import Piece, PlaceholderPiece, TextPiece, parse_template, write_template
-from parrot.wire.requests import CallSpec
+from parrot.wire.requests import CallSpec, SamplingSpec
 
 _TRANSFORM_TYPES: dict[type[Transform], str] = {
     StripTransform: "strip",
@@ -270,7 +270,7 @@ def _output(
         chain = [StripTransform() if is_text else JsonTransform()]
     sampling = samplings[0] if samplings else defaults.sampling
     spec: dict[str, object] = {
-        "sampling": asdict(sampling),
+        "sampling": {name: asdict(sampling)[name] for name in SamplingSpec.model_fields},
         "transforms": [_transform_spec(transform) for transform in chain],
     }
     for grammar in grammars:

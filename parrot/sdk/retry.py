@@ -34,5 +34,6 @@ class RetryPolicy:
 
 
 NO_RETRY = RetryPolicy(attempts=1)
-QUICK_RETRY = RetryPolicy(attempts=3)
-"""For the first contact, where a wrong address should be told soon."""
+QUICK_RETRY = RetryPolicy(attempts=6)
+"""For the first contact, where a wrong address should be told soon: about as long as a service takes to
+start again."""

@@ -28,6 +28,7 @@ from parrot.sdk.graph import Graph, NativeCall, State, build_graph
 from parrot.sdk.native import NativeFunction, check_owner, resolve, variables_in
 from parrot.sdk.once import Once
 from parrot.sdk.reading import ValueReader
+from parrot.sdk.registered import function_spec, registered_function
 from parrot.sdk.submission import Group, OutgoingCall, Submitter
 from parrot.sdk.variable import (
     SemanticVariable,
@@ -184,6 +185,37 @@ class Session:
                 raise UsageError(f"variable {name} exists already; give it a value with `set`")
             self._spawn(self._set_later(variable, value))
         return variable
+
+    async def function(self, reference: str) -> SemanticFunction[Any]:
+        """A function that is registered with the service: `name` for its latest version, `name@3` for that
+        one. Each of its outputs is a variable of text; several come as a named tuple.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        self._check_usable()
+        return registered_function(await self._client.function(reference))
+
+    async def register(
+        self, function: SemanticFunction[Any], *, description: str | None = None, warm: bool = False
+    ) -> SemanticFunction[Any]:
+        """Register a function of this program with the service, for every program of the same tenant.
+
+        Args:
+            function: The function. Registering the same again makes no new version.
+            description: For people who look for it.
+            warm: Have the constant beginning of its prompt filled on every engine that comes up.
+
+        Returns:
+            The function as registered: its calls carry its name and version in place of the template.
+
+        Raises:
+            UsageError: it has an input that takes a list.
+            ParrotError: what the service says against it.
+        """
+        self._check_usable()
+        spec = function_spec(function, description=description, warm=warm)
+        return registered_function(await self._client.register_function(function.plan.name, spec))
 
     async def gather(
         self,

@@ -9,8 +9,7 @@ import parrot
 from parrot import Input, Join, Output, Pattern, RegexTransform, Sampling, Schema, semantic_function
 from parrot.errors import CallError, SemanticFunctionError
 from parrot.sdk.function import SamplingOptions, SemanticFunction
-from parrot.types.sampling import Sampling as SamplingType
-from parrot.wire.requests import CallSpec, OutputParameter
+from parrot.wire.requests import CallSpec, OutputParameter, SamplingSpec
 
 
 class Plan(BaseModel):
@@ -83,8 +82,8 @@ def test_decorator_options_are_defaults_and_annotated_sampling_replaces_them() -
     assert (spec_of(write).name, spec_of(write).model, write.plan.name) == ("call", "m", "renamed")
 
 
-def test_sampling_options_are_exactly_the_fields_of_sampling() -> None:
-    assert set(SamplingOptions.__annotations__) == set(SamplingType.__dataclass_fields__)
+def test_sampling_options_are_exactly_those_that_travel() -> None:
+    assert set(SamplingOptions.__annotations__) == set(SamplingSpec.model_fields)
 
 
 def test_transforms_travel_in_order() -> None:
