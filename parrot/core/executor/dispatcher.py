@@ -271,15 +271,19 @@ class Dispatcher:
         fleet = self._runtime.fleet
         snapshot = Snapshot(
             ready=islice(self._ready.order(), MAX_ROUND),
-            engines=tuple(fleet.up()),
+            engines=fleet.roster(),
             index=fleet.index,
             latency_target_s=self._runtime.config.latency_target_s,
             group_homes=self._homes.engines,
+            group_of=self._ready.group_of,
         )
-        placements = self._schedule(snapshot).placements
-        for placement in placements:
-            self._start(group, self._ready.take(placement.call_id), placement)
-        if placements and self._ready:
+        num_started = 0
+        for placement in self._schedule(snapshot).placements:
+            # A group is placed as a whole, also where its tenant may run a part of it only.
+            if self._ready.is_allowed(placement.call_id):
+                self._start(group, self._ready.take(placement.call_id), placement)
+                num_started += 1
+        if num_started and self._ready:
             # What is left has a round of its own, after everything else that the event loop has to do.
             asyncio.get_running_loop().call_soon(fleet.wake_scheduler.set)
 

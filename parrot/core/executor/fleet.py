@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,7 +10,8 @@ from parrot.core.cost_model import PaceEstimate, Work
 from parrot.core.executor.bells import Bells
 from parrot.core.prefixes import PrefixIndex
 from parrot.core.prompts import Model
-from parrot.core.scheduler import EngineState, ReadyCall
+from parrot.core.roster import EngineState, Roster
+from parrot.core.scheduler import ReadyCall
 from parrot.core.service_config import ServiceConfig
 from parrot.errors import ConfigError, EngineError, ParrotError
 from parrot.ports.clock import Clock
@@ -66,6 +67,12 @@ class Member:
     told_at_s: float = 0.0
     """Service clock: when it last told its load."""
     next_context: int = 0
+    touched: dict[EngineId, "Member"] = field(default_factory=dict)
+    """Members that changed since the scheduler looked, among them this one when it does."""
+
+    def touch(self) -> None:
+        """Something changed that the scheduler looks at."""
+        self.touched[self.engine_id] = self
 
     def take(self, share: Share) -> None:
         """A call is placed on it."""
@@ -73,11 +80,14 @@ class Member:
         self.num_latency_calls += share.latency
         self.num_tokens += share.num_tokens
         self.num_unfilled_tokens += share.num_unfilled_tokens
+        self.touch()
 
     def filled(self, share: Share) -> None:
         """A call's prompt is computed."""
-        self.num_unfilled_tokens -= share.num_unfilled_tokens
-        share.num_unfilled_tokens = 0
+        if share.num_unfilled_tokens:
+            self.num_unfilled_tokens -= share.num_unfilled_tokens
+            share.num_unfilled_tokens = 0
+            self.touch()
 
     def give_back(self, share: Share) -> None:
         """A call has ended on it."""
@@ -85,6 +95,7 @@ class Member:
         self.num_calls -= 1
         self.num_latency_calls -= share.latency
         self.num_tokens -= share.num_tokens
+        self.touch()
 
     def tell(self, load: EngineLoad, now_s: float) -> None:
         """It told its load; from two in a row between which it worked all the time, its pace is learnt."""
@@ -98,6 +109,7 @@ class Member:
                     num_decoded_tokens=load.num_decoded_tokens - before.num_decoded_tokens,
                 )
             )
+            self.touch()
         self.load, self.told_at_s = load, now_s
 
     def new_context(self) -> ContextId:
@@ -117,9 +129,13 @@ class Fleet:
         clock: Clock,
         on_progress: OnProgress | None,
     ) -> None:
+        self._touched: dict[EngineId, Member] = {}
         self.members = {
-            engine_id: Member(engine_id=engine_id, start=start) for engine_id, start in engines.items()
+            engine_id: Member(engine_id=engine_id, start=start, touched=self._touched)
+            for engine_id, start in engines.items()
         }
+        self._numbers = {engine_id: number for number, engine_id in enumerate(self.members)}
+        self._roster = Roster()
         self.index = PrefixIndex()
         self.models: dict[str, Model] = {}
         """Every model that an engine has served since the service began; it stays when the engine is lost."""
@@ -131,25 +147,31 @@ class Fleet:
         self._closing = False
         self._bells = Bells()
 
-    def up(self) -> Iterator[EngineState]:
-        """The engines that take calls now."""
-        for member in self.members.values():
-            if member.status == "up" and member.info is not None:
-                yield EngineState(
-                    engine_id=member.engine_id,
-                    model=member.info.model,
-                    max_batch=member.info.max_batch,
-                    num_calls=member.num_calls,
-                    num_latency_calls=member.num_latency_calls,
-                    num_tokens=member.num_tokens,
-                    num_unfilled_tokens=member.num_unfilled_tokens,
-                    capacity_tokens=member.info.num_blocks * member.info.block_tokens,
-                    pace=member.pace.pace,
-                )
+    def roster(self) -> Roster:
+        """The engines that take calls now, as they are now; valid until the next question."""
+        while self._touched:
+            engine_id, member = self._touched.popitem()
+            info = member.info
+            if member.status != "up" or info is None:
+                self._roster.drop(engine_id)
+                continue
+            state = EngineState(
+                engine_id=engine_id,
+                model=info.model,
+                max_batch=info.max_batch,
+                num_calls=member.num_calls,
+                num_latency_calls=member.num_latency_calls,
+                num_tokens=member.num_tokens,
+                num_unfilled_tokens=member.num_unfilled_tokens,
+                capacity_tokens=info.num_blocks * info.block_tokens,
+                pace=member.pace.pace,
+            )
+            self._roster.put(state, self._numbers[engine_id])
+        return self._roster
 
     def is_up(self, model: str) -> bool:
         """Whether an engine serves the model now."""
-        return any(engine.model == model for engine in self.up())
+        return any(engine.model == model for engine in self.roster())
 
     async def supervise(self, member: Member) -> None:
         """Keep one engine running until cancelled; an engine whose settings are wrong is not tried again."""
@@ -173,6 +195,7 @@ class Fleet:
         """
         if member.engine is engine:
             member.status, member.engine = "lost", None
+            member.touch()
             self.index.drop_engine(member.engine_id)
 
     async def close(self) -> None:
@@ -181,6 +204,7 @@ class Fleet:
         for member in self.members.values():
             engine, member.engine = member.engine, None
             member.status = "lost"
+            member.touch()
             if engine is not None:
                 await engine.close()
 
@@ -194,6 +218,7 @@ class Fleet:
 
     async def _start(self, member: Member) -> None:
         member.status = "starting"
+        member.touch()
         member.num_starts += 1
 
         def progress(phase: str, fraction: float | None) -> None:
@@ -210,6 +235,7 @@ class Fleet:
             tokenizer=engine.tokenizer,
         )
         member.status = "up"
+        member.touch()
         self._note_change()
 
     async def _watch(self, member: Member) -> None:
@@ -230,6 +256,7 @@ class Fleet:
     def _mark_lost(self, member: Member, error: EngineError) -> None:
         logger.warning("engine %s: %s", member.engine_id, error.message)
         member.status, member.engine, member.failure = "lost", None, error
+        member.touch()
         member.load = EngineLoad()
         self.index.drop_engine(member.engine_id)
         self._note_change()
@@ -237,4 +264,5 @@ class Fleet:
     def _give_up(self, member: Member, error: ConfigError) -> None:
         logger.error("engine %s cannot be started: %s", member.engine_id, error.message)
         member.status, member.failure = "lost", error
+        member.touch()
         self._note_change()

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from parrot.core.admission import Admission, Occupancy
@@ -42,6 +42,8 @@ class WaitingRoom:
         self._taken: dict[CallId, TenantId] = {}
         self._admission = admission
         self._occupancy = admission.occupancy if admission is not None else Occupancy()
+        self._groups: dict[tuple[str | None, str], dict[CallId, ReadyCall]] = {}
+        """Calls by task group and model."""
 
     def __len__(self) -> int:
         return len(self._ready)
@@ -66,6 +68,8 @@ class WaitingRoom:
             session=session, record=record, model=model, prompt=prompt, seen=seen
         )
         self._occupancy.enter(session.tenant_id)
+        if objective.task_group is not None:
+            self._groups.setdefault(_group(seen), {})[record.call_id] = seen
         if self._fair is not None:
             slack_s = session.analysis.slack_s(record.call_id, now_s=now_s)
             urgency = 0.0 if objective.objective == "latency" else 1.0
@@ -96,9 +100,18 @@ class WaitingRoom:
         calls = self._ready if self._fair is None else self._fair.order(self._allowance)
         return (self._ready[call_id].seen for call_id in calls)
 
+    def is_allowed(self, call_id: CallId) -> bool:
+        """Whether the call's tenant may have one more running."""
+        allowance = self._allowance(self._ready[call_id].session.tenant_id)
+        return allowance is None or allowance > 0
+
     def _allowance(self, tenant_id: TenantId) -> int | None:
         most = None if self._admission is None else self._admission.most_running(tenant_id)
         return None if most is None else max(0, most - self._occupancy.running[tenant_id])
+
+    def group_of(self, call: ReadyCall) -> Sequence[ReadyCall]:
+        """The calls of a waiting call's task group, in the order in which they came."""
+        return tuple(self._groups[_group(call)].values())
 
     def take(self, call_id: CallId) -> Ready:
         """A call is placed."""
@@ -108,6 +121,7 @@ class WaitingRoom:
         self._taken[call_id] = ready.session.tenant_id
         self._occupancy.leave(ready.session.tenant_id)
         self._occupancy.start(ready.session.tenant_id)
+        self._leave_group(ready.seen)
         return ready
 
     def finish(self, call_id: CallId, *, prompt_tokens: int, output_tokens: int) -> None:
@@ -121,6 +135,7 @@ class WaitingRoom:
         ready = self._ready.pop(call_id, None)
         if ready is not None:
             self._occupancy.leave(ready.session.tenant_id)
+            self._leave_group(ready.seen)
         if self._fair is not None:
             self._fair.remove(call_id)
 
@@ -128,6 +143,13 @@ class WaitingRoom:
         """A session is closed, and none of its calls waits."""
         if self._fair is not None:
             self._fair.forget(session.tenant_id, session.session_id)
+
+    def _leave_group(self, call: ReadyCall) -> None:
+        if call.objective.task_group is not None:
+            group = self._groups[_group(call)]
+            del group[call.call_id]
+            if not group:
+                del self._groups[_group(call)]
 
 
 class GroupHomes:
@@ -149,3 +171,7 @@ class GroupHomes:
             self._num_calls[task_group] -= 1
             if not self._num_calls[task_group]:
                 del self._num_calls[task_group], self.engines[task_group]
+
+
+def _group(call: ReadyCall) -> tuple[str | None, str]:
+    return call.objective.task_group, call.model
