@@ -1,12 +1,12 @@
 """Settings that are each allowed but cannot hold together."""
 
 from collections.abc import Iterator
-from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 
 from parrot.config.settings import EngineSettings, Settings
 from parrot.engine.torch.config import TorchConfig
+from parrot.server.config import is_loopback
 
 MAX_PORT = 65_535
 
@@ -60,20 +60,15 @@ def contradictions(settings: Settings) -> Iterator[Contradiction]:
     yield from _engines(settings.engines)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can connect to a socket that listens on `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _listening(settings: Settings) -> Iterator[Contradiction]:
-    host = settings.server.host
-    if not is_loopback(host) and not settings.server.keys:
-        yield Contradiction("server.host", f"refusing to listen on {host} without auth", "no_auth_listen")
+    server = settings.server
+    if not is_loopback(server.host) and not server.keys and server.keys_file is None:
+        yield Contradiction(
+            "server.host", f"refusing to listen on {server.host} without auth", "no_auth_listen"
+        )
+    if (server.tls_cert is None) != (server.tls_key is None):
+        alone = "tls_key" if server.tls_cert is None else "tls_cert"
+        yield Contradiction(f"server.{alone}", "server.tls_cert and server.tls_key go together")
 
 
 def _engines(engines: tuple[EngineSettings, ...]) -> Iterator[Contradiction]:

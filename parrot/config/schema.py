@@ -95,13 +95,16 @@ def _accepted(hint: Any) -> Any:
 
 
 def _api_key(value: object) -> object:
-    """`TENANT:SHA256`, the hash in hexadecimal digits, as `parrot config new-key` prints it."""
+    """`TENANT:SHA256` or `TENANT:SHA256:admin`, the hash in hexadecimal digits, as `parrot keys new --entry`
+    prints it.
+    """
     if isinstance(value, ApiKey):
         return value
-    tenant, _, digits = value.rpartition(":") if isinstance(value, str) else ("", "", "")
-    if not NAME_PATTERN.match(tenant) or not re.fullmatch(r"[0-9a-f]{64}", digits):
-        raise ValueError('a key is written "TENANT:SHA256"; `parrot config new-key TENANT` makes one')
-    return ApiKey(tenant_id=TenantId(tenant), sha256=bytes.fromhex(digits))
+    parts = value.split(":") if isinstance(value, str) else []
+    well_formed = len(parts) in {2, 3} and parts[2:] in ([], ["admin"])
+    if not well_formed or not NAME_PATTERN.match(parts[0]) or not re.fullmatch(r"[0-9a-f]{64}", parts[1]):
+        raise ValueError('a key is written "TENANT:SHA256"; `parrot keys new TENANT --entry` makes one')
+    return ApiKey(tenant_id=TenantId(parts[0]), sha256=bytes.fromhex(parts[1]), admin=len(parts) == 3)
 
 
 def _not_negative(hint: Any) -> Any:

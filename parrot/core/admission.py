@@ -18,8 +18,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from parrot.core.limits import TENANT_LIMITS, Limits
+from parrot.core.limits import Limits
 from parrot.errors import OverLimitError, ParrotError, UnavailableError
 from parrot.ports.clock import Clock
 from parrot.ports.store import Appended
@@ -168,7 +169,7 @@ class Admission:
         own = self._own.get(tenant_id)
         if own is None:
             terms = self._terms.get(tenant_id)
-            changed = {} if terms is None else {n: v for n, v in terms.limits.items() if n in TENANT_LIMITS}
+            changed: dict[str, Any] = dict(terms.limits) if terms is not None else {}
             own = self._own[tenant_id] = replace(self._limits, **changed) if changed else self._limits
         return own
 

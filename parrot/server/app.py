@@ -13,6 +13,7 @@ from starlette.routing import Match
 from parrot.core.service import Service
 from parrot.errors import NotFoundError, ParrotError, RequestError
 from parrot.ports.clock import Clock, SystemClock
+from parrot.server.auth import Authenticator, Caller
 from parrot.server.bodies import BodyLimits
 from parrot.server.config import ServerConfig
 from parrot.server.edge import Edge
@@ -20,6 +21,7 @@ from parrot.server.functions import FunctionRoutes
 from parrot.server.metrics import Metrics
 from parrot.server.openapi import document
 from parrot.server.operation import OperationRoutes
+from parrot.server.parameters import caller_of
 from parrot.server.routes import RouteConfig, SessionRoutes
 from parrot.server.streaming import StreamConfig
 from parrot.types.ids import IdSource
@@ -33,9 +35,10 @@ class ParrotApp(FastAPI):
     Setting `closing` makes streams end and long polls answer at once.
     """
 
-    def __init__(self, service: Service, **settings: Any) -> None:
+    def __init__(self, service: Service, authenticator: Authenticator, **settings: Any) -> None:
         super().__init__(**settings)
         self.service = service
+        self.authenticator = authenticator
         self.closing = asyncio.Event()
 
     def openapi(self) -> dict[str, Any]:
@@ -56,10 +59,22 @@ def create_app(
     clock: Clock | None = None,
     fresh: IdSource = _random_hex,
 ) -> ParrotApp:
-    """The HTTP application for `service`, which is started and closed by the caller."""
+    """The HTTP application for `service`, which is started and closed by the caller.
+
+    Raises:
+        ConfigError: the key file cannot be used.
+    """
     clock = clock or SystemClock()
+    metered = bool(config.keys) or config.keys_file is not None
+    authenticator = Authenticator(
+        config.keys,
+        clock=clock,
+        path=config.keys_file,
+        on_terms=lambda terms: service.set_tenants(terms, metered=metered),
+    )
     app = ParrotApp(
         service,
+        authenticator,
         title="Parrot",
         version=service.health().version,
         description=DESCRIPTION,
@@ -68,14 +83,16 @@ def create_app(
         redirect_slashes=False,
     )
     metrics = Metrics(service)
-    routes = _route_config(service, config, app.closing, clock)
+    routes = _route_config(service, config, app.closing, clock, authenticator)
     app.router.routes += SessionRoutes(service, routes).routes()
     app.router.routes += FunctionRoutes(service, routes.small).routes()
-    app.router.routes += OperationRoutes(service, metrics).routes()
+    app.router.routes += OperationRoutes(service, metrics, config, authenticator).routes()
     app.add_exception_handler(HTTPException, _routing_failed)
     app.add_middleware(
         Edge,
         config=config,
+        authenticator=authenticator,
+        admit=service.admit_request,
         max_body_bytes=routes.submission.max_bytes,
         metrics=metrics,
         clock=clock,
@@ -85,7 +102,11 @@ def create_app(
 
 
 def _route_config(
-    service: Service, config: ServerConfig, closing: asyncio.Event, clock: Clock
+    service: Service,
+    config: ServerConfig,
+    closing: asyncio.Event,
+    clock: Clock,
+    authenticator: Authenticator,
 ) -> RouteConfig:
     limits = service.limits_view()
     batch_bytes, value_bytes = int(limits["max_batch_bytes"]), int(limits["max_value_bytes"])
@@ -107,6 +128,7 @@ def _route_config(
             max_stream_s=limits["max_stream_s"],
             closing=closing,
             clock=clock,
+            authenticator=authenticator,
         ),
         max_wait_s=limits["max_wait_s"],
         closing=closing,
@@ -116,15 +138,22 @@ def _route_config(
 async def _routing_failed(request: Request, error: Exception) -> Response:
     """Turn what the router raises into an error of ours; the edge answers it."""
     status = error.status_code if isinstance(error, HTTPException) else 500
-    if status == 405:
-        allow = _allowed_methods(request)
+    caller = caller_of(request.scope)
+    allow = _allowed_methods(request, caller) if status == 405 else ""
+    if allow:
         message = f"this route takes {allow}"
         raise RequestError(message, code="method_not_allowed", data={"allow": allow}) from None
-    if status == 404:
+    if status in {404, 405}:
         raise NotFoundError("no such route", code="no_route") from None
     raise ParrotError("the service hit a fault of its own") from error
 
 
-def _allowed_methods(request: Request) -> str:
-    matching = [r for r in request.app.router.routes if r.matches(request.scope)[0] is not Match.NONE]
+def _allowed_methods(request: Request, caller: Caller) -> str:
+    """Methods of the routes at this path that the caller may know of."""
+    matching = [
+        route
+        for route in request.app.router.routes
+        if route.matches(request.scope)[0] is not Match.NONE
+        and (caller.admin or getattr(route, "access", "tenant") != "admin")
+    ]
     return ", ".join(sorted({method for route in matching for method in route.methods or ()}))

@@ -6,6 +6,7 @@ connection → Edge: request id · header rules · who is it → routing → rou
 
 import logging
 import traceback
+from collections.abc import Callable
 from typing import cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,11 +20,14 @@ from parrot.server.disconnects import DisconnectedError
 from parrot.server.errors import error_response, internal_error
 from parrot.server.logs import log, logger
 from parrot.server.metrics import Metrics
-from parrot.server.parameters import HEADERS, REQUEST_ID, TENANT, content_length, single_headers
-from parrot.types.ids import IdSource
+from parrot.server.parameters import CALLER, HEADERS, REQUEST_ID, content_length, single_headers
+from parrot.types.ids import IdSource, TenantId
 
 OPEN_PATHS = frozenset({"/healthz"})
-"""Answered without a key."""
+"""Answered without a key, if the route that is found says so too: elsewhere, who has none finds nothing."""
+
+MAKING_METHODS = frozenset({"POST", "PUT"})
+"""Counted against a tenant's rate. Looking is bounded by connections and streams, and leaving is free."""
 
 STATUS_DISCONNECTED = 499
 """In logs and metrics only: the client left before it was answered."""
@@ -37,15 +41,19 @@ class Edge:
         app: ASGIApp,
         *,
         config: ServerConfig,
+        authenticator: Authenticator,
+        admit: Callable[[TenantId], None],
         max_body_bytes: int,
         metrics: Metrics,
         clock: Clock,
         fresh: IdSource,
     ) -> None:
+        """`admit` counts a request that makes something, and raises when there are too many."""
         self._app = app
         self._config = config
         self._max_body_bytes = max_body_bytes
-        self._authenticator = Authenticator(config.keys)
+        self._authenticator = authenticator
+        self._admit_request = admit
         self._metrics = metrics
         self._clock = clock
         self._fresh = fresh
@@ -95,7 +103,9 @@ class Edge:
             raise MalformedError(f"the URI is longer than {config.max_uri_bytes:,} bytes", code="bad_header")
         headers = single_headers(raw)
         if scope["path"] not in OPEN_PATHS:
-            scope[TENANT] = self._authenticator.tenant(headers.get(b"authorization"))
+            scope[CALLER] = caller = self._authenticator.caller(headers.get(b"authorization"))
+            if scope["method"] in MAKING_METHODS:
+                self._admit_request(caller.tenant_id)
         length = content_length(headers)
         if length is not None and length > self._max_body_bytes:
             raise too_large(self._max_body_bytes)

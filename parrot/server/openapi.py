@@ -1,7 +1,7 @@
 """The OpenAPI document: routes read their bodies themselves, so what they take is described here."""
 
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -10,7 +10,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
+from parrot.errors import NotFoundError
+from parrot.server.parameters import caller_of
 from parrot.wire.answers import ErrorEnvelope
 from parrot.wire.functions import FunctionSpec
 from parrot.wire.requests import CancelRequest, SessionCreate, SetVariable, SubmitCalls
@@ -32,6 +35,8 @@ QUERY_FIELDS: dict[str, dict[str, object]] = {
 }
 
 Handler = Callable[[Request], Awaitable[Response]]
+Access = Literal["open", "tenant", "admin"]
+"""Who may use a route: everybody, everybody with a key, or operators."""
 
 
 class DirectRoute(APIRoute):
@@ -40,9 +45,29 @@ class DirectRoute(APIRoute):
     FastAPI describes it. Bodies are decoded strictly by `parrot.server.bodies`; dependencies are not used.
     """
 
+    access: Access = "tenant"
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The endpoint itself."""
-        return self.endpoint
+        """The endpoint, for those who may see it: decided here, where it is known which route was found."""
+        endpoint: Handler = self.endpoint
+
+        async def handle(request: Request) -> Response:
+            self.require_access(request.scope)
+            return await endpoint(request)
+
+        return handle
+
+    def require_access(self, scope: Scope) -> None:
+        """See that the caller may know of this route.
+
+        Raises:
+            AuthenticationError: it is not open, and nobody came in.
+            NotFoundError: it is for operators only; the answer is that of a route that does not exist.
+        """
+        if self.access == "open":
+            return
+        if not caller_of(scope).admin and self.access == "admin":
+            raise NotFoundError("no such route", code="no_route")
 
 
 def describe(
@@ -56,6 +81,7 @@ def describe(
     query: tuple[str, ...] = (),
     headers: tuple[str, ...] = (),
     stream: bool = False,
+    access: Access = "tenant",
 ) -> DirectRoute:
     """A route and its description."""
     parameters: list[dict[str, object]] = [
@@ -76,7 +102,7 @@ def describe(
     }
     if stream:
         responses[200] = {"description": "Server-sent events", "content": {"text/event-stream": {}}}
-    return DirectRoute(
+    route = DirectRoute(
         path,
         handler,
         methods=[method],
@@ -87,6 +113,8 @@ def describe(
         openapi_extra=extra,
         summary=(handler.__doc__ or "").split(";")[0].split(".")[0],
     )
+    route.access = access
+    return route
 
 
 def document(app: FastAPI) -> dict[str, Any]:

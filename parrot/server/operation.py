@@ -9,26 +9,44 @@ from starlette.responses import Response
 
 from parrot.core.service import Service
 from parrot.errors import UnavailableError
+from parrot.server.auth import Authenticator
+from parrot.server.config import ServerConfig
 from parrot.server.metrics import Metrics
 from parrot.server.openapi import DirectRoute, describe
-from parrot.server.parameters import query_of
+from parrot.server.parameters import query_of, tenant_of
 from parrot.server.routes import json_answer
 from parrot.wire.answers import EngineList, Health, ModelList
+
+SERVER_LIMITS = (
+    "max_connections",
+    "max_connections_per_address",
+    "max_header_bytes",
+    "max_headers",
+    "max_uri_bytes",
+    "header_timeout_s",
+    "body_timeout_s",
+    "keep_alive_s",
+)
+"""Settings of the server that bound requests; `/v1/limits` tells them with the others."""
 
 
 class OperationRoutes:
     """Handlers of what is about the service itself."""
 
-    def __init__(self, service: Service, metrics: Metrics) -> None:
+    def __init__(
+        self, service: Service, metrics: Metrics, config: ServerConfig, authenticator: Authenticator
+    ) -> None:
         self._service = service
         self._metrics = metrics
+        self._config = config
+        self._authenticator = authenticator
 
     def routes(self) -> list[DirectRoute]:
         """All routes, described."""
         return [
-            describe("/healthz", self.healthz, "GET", Health),
+            describe("/healthz", self.healthz, "GET", Health, access="open"),
             describe("/readyz", self.readyz, "GET", Health),
-            describe("/metrics", self.metrics, "GET", None),
+            describe("/metrics", self.metrics, "GET", None, access="admin"),
             describe("/v1/models", self.models, "GET", ModelList),
             describe("/v1/engines", self.engines, "GET", EngineList),
             describe("/v1/limits", self.limits, "GET", None),
@@ -42,7 +60,9 @@ class OperationRoutes:
         """Whether the service takes work: 200, or 503 with the reason."""
         health = self._service.health()
         if health.status == "ok":
-            return json_answer(health.model_copy(update={"pid": os.getpid()}))
+            failure = self._authenticator.failure
+            detail = health.detail if failure is None else f"the keys stay as they were: {failure.message}"
+            return json_answer(health.model_copy(update={"pid": os.getpid(), "detail": detail}))
         raise UnavailableError(
             health.detail or f"the service is {health.status}",
             code="draining" if health.status == "draining" else "unavailable",
@@ -64,6 +84,8 @@ class OperationRoutes:
         return json_answer(self._service.engines())
 
     async def limits(self, request: Request) -> Response:
-        """The limits that hold here."""
+        """The limits that hold here for whoever asks, those of the HTTP service itself among them."""
         query_of(request)
-        return Response(msgspec.json.encode(self._service.limits_view()), media_type="application/json")
+        limits = self._service.limits_view(tenant_of(request))
+        of_server = {name: getattr(self._config, name) for name in SERVER_LIMITS}
+        return Response(msgspec.json.encode(limits | of_server), media_type="application/json")

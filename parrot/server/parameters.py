@@ -8,7 +8,8 @@ from urllib.parse import parse_qsl
 from starlette.requests import Request
 from starlette.types import Scope
 
-from parrot.errors import InvalidError, MalformedError, RequestError
+from parrot.errors import AuthenticationError, InvalidError, MalformedError, RequestError
+from parrot.server.auth import Caller
 from parrot.types.ids import TenantId
 from parrot.types.objective import OBJECTIVES, Objective
 
@@ -17,7 +18,7 @@ MAX_IDEMPOTENCY_KEY_CHARS = 255
 MAX_EVENT_ID_CHARS = 256
 MAX_PAGE = 1000
 
-TENANT = "parrot.tenant_id"
+CALLER = "parrot.caller"
 HEADERS = "parrot.headers"
 REQUEST_ID = "parrot.request_id"
 
@@ -76,9 +77,21 @@ def content_length(headers: Mapping[bytes, bytes]) -> int | None:
     return int(value)
 
 
+def caller_of(scope: Scope) -> Caller:
+    """Who sent the request.
+
+    Raises:
+        AuthenticationError: nobody who may come in.
+    """
+    caller = scope.get(CALLER)
+    if not isinstance(caller, Caller):
+        raise AuthenticationError("send the header Authorization: Bearer KEY")
+    return caller
+
+
 def tenant_of(request: Request) -> TenantId:
-    """The tenant that the request's key belongs to."""
-    return cast("TenantId", request.scope[TENANT])
+    """The tenant that the request's key belongs to; raises as `caller_of` does."""
+    return caller_of(request.scope).tenant_id
 
 
 def headers_of(scope: Scope) -> dict[bytes, bytes]:

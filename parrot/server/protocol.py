@@ -4,13 +4,14 @@ requests that cannot be parsed.
 
 import asyncio
 import uuid
+from collections import Counter
 from typing import Any, ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from parrot.errors import MalformedError, ParrotError, UnavailableError
-from parrot.server.config import ServerConfig
+from parrot.server.config import ServerConfig, is_loopback
 from parrot.server.errors import envelope
 
 LINGER_S = 1.0
@@ -27,16 +28,20 @@ class BoundedProtocol(H11Protocol):
 
     header_timeout_s: ClassVar[float]
     max_connections: ClassVar[int]
+    max_connections_per_address: ClassVar[int]
+    per_address: ClassVar[Counter[str]]
+    """Connections from each address beyond this machine."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._header_timer: asyncio.TimerHandle | None = None
+        self._address: str | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, or refuse when there are too many connections."""
         super().connection_made(transport)
         self.transport = _ClientTransport(transport, self)
-        if len(self.connections) > self.max_connections:
+        if len(self.connections) > self.max_connections or not self._enter_address():
             self._refuse(503, UnavailableError("too many connections", data={"retry_after_s": 1}))
         else:
             self._watch_headers()
@@ -51,7 +56,21 @@ class BoundedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._stop_watching()
+        if self._address is not None:
+            self.per_address[self._address] -= 1
+            if not self.per_address[self._address]:
+                del self.per_address[self._address]
+            self._address = None
         super().connection_lost(exc)
+
+    def _enter_address(self) -> bool:
+        """Count the connection; False when its address has too many."""
+        host = self.client[0] if self.client else None
+        if host is None or is_loopback(host):
+            return True
+        self._address = host
+        self.per_address[host] += 1
+        return self.per_address[host] <= self.max_connections_per_address
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP."""
@@ -145,5 +164,10 @@ class _ClientTransport(asyncio.Transport):
 
 def bounded_protocol(config: ServerConfig) -> type[BoundedProtocol]:
     """The protocol with a configuration's bounds; uvicorn takes a class."""
-    bounds = {"header_timeout_s": config.header_timeout_s, "max_connections": config.max_connections}
+    bounds = {
+        "header_timeout_s": config.header_timeout_s,
+        "max_connections": config.max_connections,
+        "max_connections_per_address": config.max_connections_per_address,
+        "per_address": Counter[str](),
+    }
     return type("ConfiguredProtocol", (BoundedProtocol,), bounds)

@@ -12,6 +12,7 @@ from parrot.server.bodies import BodyLimits, read_body
 from parrot.server.disconnects import while_connected
 from parrot.server.openapi import DirectRoute, describe
 from parrot.server.parameters import (
+    caller_of,
     idempotency_key,
     last_event_id,
     objective,
@@ -169,6 +170,7 @@ class SessionRoutes:
                 receive=request.receive,
                 closing=self._config.closing,
             )
+            self._config.streams.authenticator.require_valid(caller_of(request.scope))
             # When the service shuts down, the value may have come in the same moment.
             view = later or await self._service.get_variable(tenant, sid, ref)
         return variable_answer(view)

@@ -4,17 +4,18 @@ import asyncio
 import contextlib
 import errno
 import http.client
-import ipaddress
 import json
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 
 import uvicorn
 
 from parrot.errors import ConfigError
 from parrot.server.app import ParrotApp
-from parrot.server.config import ServerConfig
+from parrot.server.config import ServerConfig, is_loopback
+from parrot.server.private import require_private
 from parrot.server.protocol import bounded_protocol
 
 PROBE_TIMEOUT_S = 1.0
@@ -30,19 +31,34 @@ def require_safe_listen(config: ServerConfig) -> None:
     Raises:
         ConfigError: `no_auth_listen`.
     """
-    if config.keys or config.host == "localhost":
-        return
-    try:
-        loopback = ipaddress.ip_address(config.host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
+    if not (config.keys or config.keys_file is not None or is_loopback(config.host)):
         raise ConfigError(
             f"refusing to listen on {config.host} without keys: whoever reaches it could use the service; "
-            "configure keys, or listen on 127.0.0.1",
+            "make a key with `parrot keys new TENANT`, or listen on 127.0.0.1",
             code="no_auth_listen",
             param="server.host",
         )
+
+
+def require_usable_tls(config: ServerConfig) -> None:
+    """See that certificate and private key are there, belong together, and that the key is private.
+
+    Raises:
+        ConfigError: they are not, or one is set without the other.
+    """
+    cert, key = config.tls_cert, config.tls_key
+    if cert is None and key is None:
+        return
+    if cert is None or key is None:
+        raise ConfigError("server.tls_cert and server.tls_key go together", param="server.tls_cert")
+    require_private(key, what="the private key")
+    try:
+        # An encrypted key would be asked for on the terminal; an empty password refuses it.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+    except (OSError, ssl.SSLError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "cannot be used"
+        message = f"the certificate {cert} with the private key {key}: {reason}"
+        raise ConfigError(message, param="server.tls_cert") from None
 
 
 async def serve(
@@ -61,10 +77,11 @@ async def serve(
         ConfigError: `no_auth_listen`, `port_in_use`, or `bad_config` for an address that cannot be used.
     """
     require_safe_listen(config)
+    require_usable_tls(config)
     listener = await _listen(config)
     stop = stop or asyncio.Event()
     server = _Server(_uvicorn_config(app, config), on_started=lambda: _tell(listener, on_ready))
-    with contextlib.closing(listener), _signals(stop, server):
+    with contextlib.closing(listener), _signals(stop, server, app.authenticator.reload):
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve(sockets=[listener]))
             stopping = group.create_task(stop.wait())
@@ -107,6 +124,8 @@ def _uvicorn_config(app: ParrotApp, config: ServerConfig) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        ssl_certfile=config.tls_cert,
+        ssl_keyfile=config.tls_key,
         timeout_keep_alive=max(1, round(config.keep_alive_s)),
         timeout_graceful_shutdown=max(1, round(config.close_timeout_s)),
         h11_max_incomplete_event_size=config.max_header_bytes,
@@ -132,8 +151,8 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def _signals(stop: asyncio.Event, server: _Server) -> Iterator[None]:
-    """The first signal sets `stop`, the second ends the server at once."""
+def _signals(stop: asyncio.Event, server: _Server, reload: Callable[[], None]) -> Iterator[None]:
+    """The first signal sets `stop`, the second ends the server at once; SIGHUP has the keys read again."""
     loop = asyncio.get_running_loop()
 
     def handle() -> None:
@@ -143,9 +162,9 @@ def _signals(stop: asyncio.Event, server: _Server) -> Iterator[None]:
         stop.set()
 
     handled: list[signal.Signals] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number, handler in ((signal.SIGINT, handle), (signal.SIGTERM, handle), (signal.SIGHUP, reload)):
         with contextlib.suppress(ValueError, RuntimeError):  # only the main thread may handle signals
-            loop.add_signal_handler(number, handle)
+            loop.add_signal_handler(number, handler)
             handled.append(number)
     try:
         yield

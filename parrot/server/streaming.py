@@ -15,12 +15,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from parrot.core.service import StreamItem
-from parrot.errors import ParrotError
+from parrot.errors import AuthenticationError, ParrotError
 from parrot.ports.clock import Clock
+from parrot.server.auth import Authenticator, Caller
 from parrot.server.disconnects import cancel_all, disconnected
 from parrot.server.errors import internal_error
 from parrot.server.logs import log
-from parrot.server.parameters import REQUEST_ID
+from parrot.server.parameters import REQUEST_ID, caller_of
 from parrot.wire.errors import to_body
 
 FIRST_EVENT_GRACE_S = 1.0
@@ -45,6 +46,8 @@ class StreamConfig:
     """Set when the service shuts down: streams end."""
     clock: Clock
     """Tells when a stream has lasted long enough."""
+    authenticator: Authenticator
+    """Tells, at each heartbeat, whether the key that the stream was opened with is valid still."""
 
 
 class EventStream(Response):
@@ -68,7 +71,7 @@ class EventStream(Response):
         gone = asyncio.ensure_future(disconnected(receive))
         closed = asyncio.ensure_future(self._config.closing.wait())
         try:
-            finished = await self._supervise(writer, pump, gone, closed)
+            finished = await self._supervise(writer, pump, gone, closed, caller_of(scope))
         finally:
             await cancel_all(pump, gone, closed)
         if finished:
@@ -96,6 +99,7 @@ class EventStream(Response):
         pump: "asyncio.Future[None]",
         gone: "asyncio.Future[None]",
         closed: "asyncio.Future[Any]",
+        caller: Caller,
     ) -> bool:
         """Return when the stream is over: whether its end can still be sent."""
         clock = self._config.clock
@@ -113,9 +117,20 @@ class EventStream(Response):
             left_s = ends_s - clock.now_s()
             if closed in done or left_s <= 0:
                 return not writer.sending
-            if not await writer.beat():
+            if not (await writer.beat() and await self._may_go_on(writer, caller)):
                 return False
             timeout_s = min(self._config.heartbeat_s, left_s)
+
+
+    async def _may_go_on(self, writer: "_Writer", caller: Caller) -> bool:
+        """Whether the key is valid still; when not, that is the last that the client is told."""
+        try:
+            self._config.authenticator.require_valid(caller)
+        except AuthenticationError as error:
+            if not writer.sending:
+                await writer.error(error)
+            return False
+        return True
 
 
 class _Writer:

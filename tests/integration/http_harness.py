@@ -22,7 +22,7 @@ from parrot.server.run import serve
 from parrot.store import MemoryStore
 from parrot.types.ids import EngineId, TenantId
 
-KEY_A, KEY_B = "key-of-a", "key-of-b"
+KEY_A, KEY_B, KEY_ADMIN = "key-of-a", "key-of-b", "key-of-operator"
 CONTEXT_TOKENS = 4096
 
 ANSWERS = {
@@ -47,6 +47,9 @@ LIMITS = Limits(
     max_value_bytes=64 << 10,
     max_batch_bytes=2 << 20,
     max_call_bytes=1 << 20,
+    requests_per_s=0,
+    tokens_per_minute=0,
+    max_streams=0,
 )
 
 
@@ -152,7 +155,11 @@ async def running_service(*, limits: Limits = LIMITS, **server: Any) -> AsyncIte
         fresh=lambda: uuid.uuid4().hex,
         version="test",
     )
-    keys = (ApiKey.of(TenantId("a"), KEY_A), ApiKey.of(TenantId("b"), KEY_B))
+    keys = (
+        ApiKey.of(TenantId("a"), KEY_A),
+        ApiKey.of(TenantId("b"), KEY_B),
+        ApiKey.of(TenantId("operator"), KEY_ADMIN, admin=True),
+    )
     config = ServerConfig(port=0, keys=keys, drain_timeout_s=1.0, close_timeout_s=1.0, **server)
     await service.start()
     await service.wait_ready()

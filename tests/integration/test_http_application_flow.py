@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from http_harness import Harness, call
+from http_harness import KEY_ADMIN, Harness, call
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -123,7 +123,8 @@ async def test_sessions_are_listed_a_page_at_a_time(http_service: Harness) -> No
 async def test_the_service_tells_its_limits_models_engines_and_metrics(http_service: Harness) -> None:
     limits = (await http_service.client.get("/v1/limits")).json()
     engines = (await http_service.client.get("/v1/engines")).json()["engines"]
-    metrics = (await http_service.client.get("/metrics")).text
+    as_operator = {"Authorization": f"Bearer {KEY_ADMIN}"}
+    metrics = (await http_service.client.get("/metrics", headers=as_operator)).text
     assert limits["max_json_depth"] == 32
     assert engines[0]["state"] == "up"
     assert "parrot_calls_submitted_total" in metrics

@@ -112,7 +112,14 @@ class FakeService:
         if self.error is not None:
             raise self.error
 
-    async def open_session(self, tenant: TenantId, request: SessionCreate) -> SessionView:
+    async def open_session(
+        self,
+        tenant: TenantId,
+        request: SessionCreate,
+        *,
+        idempotency_key: str | None = None,
+        body_hash: str = "",
+    ) -> SessionView:
         self._ask("open_session", tenant, request)
         return session_view(request.name)
 

@@ -55,7 +55,7 @@ async def test_with_keys_every_route_but_healthz_needs_one(
 ) -> None:
     tenant = TenantId("t")
     service = FakeService()
-    config = ServerConfig(keys=(ApiKey.of(tenant, "secret"),))
+    config = ServerConfig(keys=(ApiKey.of(tenant, "secret", admin=True),))
     async with client_of(app_of(service, config)) as client:
         without = await client.request(method, path, json=body)
         with_key = await client.request(method, path, json=body, headers={"Authorization": "Bearer secret"})
