@@ -6,7 +6,9 @@ from parrot.cli.root import LazyGroup
 
 MEMBERS = {
     "engine": ("parrot.cli.bench_engine:bench_engine", "Measure the torch engine by itself."),
+    "soak": ("parrot.cli.bench_soak:bench_soak", "Random traffic on the torch engine at full memory."),
     "apps": ("parrot.cli.bench_apps:bench_apps", "Run applications on Parrot and on other servers in turn."),
+    "control": ("parrot.cli.bench_control:bench_control", "Measure the service by itself, over HTTP."),
 }
 
 
