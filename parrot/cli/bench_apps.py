@@ -1,6 +1,5 @@
 """`parrot bench apps`."""
 
-import asyncio
 import json
 import secrets
 from dataclasses import asdict
@@ -96,6 +95,7 @@ def bench_apps(
     """
     from parrot.bench.apps.command import AppsRequest, run_apps
     from parrot.bench.apps.suite import AppsPlan
+    from parrot.bench.processes import run_to_end
 
     if out is not None and not out.is_dir() and not out.parent.is_dir():
         raise ConfigError(f"there is no directory {out.parent}", param="--out")
@@ -123,7 +123,7 @@ def bench_apps(
         if as_json:
             click.echo(json.dumps({"type": "run", **asdict(record)}))  # type: ignore[call-overload]
 
-    report = asyncio.run(run_apps(request, clock=SystemClock(), tell=say, on_run=show_run))
+    report = run_to_end(run_apps(request, clock=SystemClock(), tell=say, on_run=show_run))
     if out is not None:
         file = out / f"apps-{report.started_at.partition('+')[0].replace('-', '').replace(':', '')}.json"
         file = file if out.is_dir() else out

@@ -1,0 +1,1 @@
+"""`parrot bench control`: the service by itself, over HTTP, with an engine that costs nothing."""
