@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from itertools import count
 from random import Random
@@ -124,12 +124,7 @@ class Traffic:
             parent=parent,
             priority=self._chance.randint(0, 2),
         )
-        done = False
-        with self._noted("fill") as end:
-            await self._engine.fill(request)
-            end("done")
-            done = True
-        return done
+        return await self._noted("fill", self._engine.fill(request))
 
     async def _generate(self, context_id: ContextId, num_tokens: int, parent: ContextRef | None) -> bool:
         """Whether it was done."""
@@ -145,34 +140,31 @@ class Traffic:
             priority=chance.randint(0, 2),
         )
         patience_s = chance.uniform(0.0, 0.5) if chance.random() < 0.2 else None
-        done = False
-        with self._noted("generate" if grammar is None else "generate bounded") as end:
-            async with asyncio.timeout(patience_s), aclosing(self._engine.generate(request)) as chunks:
-                async for _ in chunks:
-                    self.last_progress_s = self._clock.now_s()
-            end("done")
-            done = True
-        return done
+        kind = "generate" if grammar is None else "generate bounded"
+        return await self._noted(kind, self._read(request, patience_s))
 
-    @contextmanager
-    def _noted(self, kind: str) -> Iterator[Callable[[str], None]]:
-        """Count how an operation ends; what it may raise is swallowed."""
+    async def _read(self, request: GenerateRequest, patience_s: float | None) -> None:
+        async with asyncio.timeout(patience_s), aclosing(self._engine.generate(request)) as chunks:
+            async for _ in chunks:
+                self.last_progress_s = self._clock.now_s()
 
-        def end(how: str) -> None:
-            self.outcomes[f"{kind} {how}"] += 1
-
+    async def _noted(self, kind: str, work: Awaitable[object]) -> bool:
+        """Wait for an operation's end and count it; whether it was done."""
         self.num_under_way += 1
+        how = "done"
         try:
-            yield end
+            await work
         except TimeoutError:
-            end("cancelled")
+            how = "cancelled"
         except ParrotError as error:
-            end(error.code)
-            if error.code not in EXPECTED_FAULTS:
-                self.unexpected.append(f"{kind}: {error.code}: {error}")
+            how = error.code
+            if how not in EXPECTED_FAULTS:
+                self.unexpected.append(f"{kind}: {how}: {error}")
         finally:
             self.num_under_way -= 1
             self.last_progress_s = self._clock.now_s()
+        self.outcomes[f"{kind} {how}"] += 1
+        return how == "done"
 
     async def _free(self, context_ids: Sequence[ContextId], *, retain: bool) -> None:
         await self._engine.free(context_ids, retain=retain)
