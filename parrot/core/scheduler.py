@@ -4,6 +4,7 @@ alike.
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from parrot.core.prefixes import PrefixIndex
 from parrot.core.roster import EngineState, Roster, Standing
@@ -11,6 +12,10 @@ from parrot.types.ids import CallId, EngineId, PrefixKey
 from parrot.types.objective import CallObjective
 
 DEFAULT_OBJECTIVE = CallObjective(objective="latency")
+
+
+MANY_HOLDERS = 16
+"""A prefix that more engines hold is not a reason to look at each of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +116,49 @@ class Seat:
         return self.num_calls < batch and self.num_tokens + needed <= self.state.capacity_tokens
 
 
+class Shared:
+    """How many tokens of one call's prompt each engine has, or will have by what was placed so far.
+
+    A beginning that very many engines hold, as a system prompt is, tells little of where to go. Its holders
+    are not listed, only asked.
+    """
+
+    __slots__ = ("_listed", "_unlisted")
+
+    def __init__(self) -> None:
+        self._listed: dict[EngineId, int] = {}
+        self._unlisted: list[tuple[Collection[EngineId], Collection[EngineId], int]] = []
+
+    def note(self, holders: Collection[EngineId], planned: Collection[EngineId], num_tokens: int) -> None:
+        """These engines hold so many tokens; longer beginnings come first."""
+        if len(holders) + len(planned) > MANY_HOLDERS:
+            self._unlisted.append((holders, planned, num_tokens))
+            return
+        for engine_id in (*holders, *planned):
+            if engine_id not in self._listed:
+                self._listed[engine_id] = num_tokens
+
+    def get(self, engine_id: EngineId) -> int:
+        """Tokens that an engine has of it."""
+        most = self._listed.get(engine_id, 0)
+        for holders, planned, num_tokens in self._unlisted:
+            if num_tokens <= most:
+                break
+            if engine_id in holders or engine_id in planned:
+                return num_tokens
+        return most
+
+    @property
+    def listed(self) -> Collection[EngineId]:
+        """The engines that hold what few hold, those with the longest beginning first."""
+        return self._listed
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether engines that are not listed hold some of it."""
+        return bool(self._unlisted)
+
+
 class Round:
     """The state of a round in progress: the snapshot, and what was placed so far in it.
 
@@ -162,16 +210,28 @@ class Round:
         """Those of some engines that have room."""
         return [self.seat(engine_id) for engine_id in engine_ids if standing.has_room(engine_id)]
 
-    def shared_tokens(self, call: ReadyCall) -> Mapping[EngineId, int]:
-        """For each engine that holds, or by this round will hold, a prefix of the call: how many tokens of
-        it.
-        """
-        found: dict[EngineId, int] = {}
+    def holders(self, standing: Standing, shared: Shared) -> list[Seat]:
+        """Engines that have room and hold some of a prompt; of very many only some that get to it soonest."""
+        seats = self.among(standing, shared.listed)
+        if shared.is_wide:
+            for seat in islice(self.soonest(standing), MANY_HOLDERS):
+                engine_id = seat.state.engine_id
+                if engine_id not in shared.listed and shared.get(engine_id):
+                    seats.append(seat)
+        return seats
+
+    def held_keys(self, call: ReadyCall) -> tuple[PrefixKey, ...]:
+        """The prefixes of a call that some engine holds, or will hold by this round."""
+        return tuple(key for key in call.keys if self.index.engines_with(key) or key in self._planned)
+
+    def shared_tokens(self, call: ReadyCall) -> Shared:
+        """For each engine how many tokens it holds, or by this round will hold, of a prefix of the call."""
+        shared = Shared()
         for key, length in zip(reversed(call.keys), reversed(call.lengths), strict=True):
-            for engine_id in (*self.index.engines_with(key), *self._planned.get(key, ())):
-                if engine_id not in found:
-                    found[engine_id] = length
-        return found
+            holders, planned = self.index.engines_with(key), self._planned.get(key, {})
+            if holders or planned:
+                shared.note(holders, planned, length)
+        return shared
 
     def place(self, call: ReadyCall, seat: Seat, shared: int, why: str) -> None:
         """Decide for one call, and let later calls of the round see it."""

@@ -14,13 +14,13 @@ batch.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from parrot.core.roster import Standing
-from parrot.core.scheduler import ReadyCall, Round, Schedule, Seat, Snapshot
-from parrot.types.ids import CallId, EngineId
+from parrot.core.scheduler import ReadyCall, Round, Schedule, Seat, Shared, Snapshot
+from parrot.types.ids import CallId, PrefixKey
 
 LOOK_AHEAD = 32
 """Ready calls that a round tries in vain before it gives up; what waits behind them has a later one."""
@@ -48,10 +48,12 @@ class _AppCentricRound:
         self._going = Round(snapshot)
         self._target_s = snapshot.latency_target_s
         self._homes = dict(snapshot.group_homes)
-        self._shared: dict[CallId, Mapping[EngineId, int]] = {}
+        self._shared: dict[CallId, Shared] = {}
         self._refused: dict[tuple[str, bool], int] = {}
         """Of calls that nothing had room for, by model and by whether they want small batches: the least
         tokens needed. Room only shrinks in a round, so what needs as much is refused without a look."""
+        self._refused_there: dict[tuple[str, bool, tuple[PrefixKey, ...]], int] = {}
+        """The same for calls that share what is there, by what that is; until something is placed."""
 
     def run(self) -> Schedule:
         room = self._going.num_places
@@ -97,7 +99,7 @@ class _AppCentricRound:
             return False
         held = self._tokens_there(calls[0])
         fits = partial(self._fits_all, held=held, count=len(calls), small=small, needed=needed, common=common)
-        candidates = [seat for seat in self._going.among(standing, held) if fits(seat)]
+        candidates = [seat for seat in self._going.holders(standing, held) if fits(seat)]
         other = next((seat for seat in self._going.soonest(standing) if fits(seat)), None)
         if other is not None:
             candidates.append(other)
@@ -106,7 +108,7 @@ class _AppCentricRound:
         best = min(candidates, key=lambda seat: self._group_finish_s(seat, calls, common))
         why = f"with the {len(calls)} calls of its group"
         for call in calls:
-            shared = self._tokens_there(call, anew=True).get(best.state.engine_id, 0)
+            shared = self._tokens_there(call, anew=True).get(best.state.engine_id)
             self._put(call, best, shared, f"{why}, {shared} tokens are there" if shared else why)
         return True
 
@@ -114,20 +116,20 @@ class _AppCentricRound:
         self,
         seat: Seat,
         *,
-        held: Mapping[EngineId, int],
+        held: Shared,
         count: int,
         small: bool,
         needed: int,
         common: int,
     ) -> bool:
-        needed -= min(common, held.get(seat.state.engine_id, 0))
+        needed -= min(common, held.get(seat.state.engine_id))
         batch = self._batch(seat, small=small)
         return seat.num_calls + count <= batch and seat.num_tokens + needed <= seat.state.capacity_tokens
 
     def _group_finish_s(self, seat: Seat, calls: Sequence[ReadyCall], common: int) -> float:
         """When the last would be done: all prompts filled, what is common once, then all decoded."""
         pace = seat.state.pace
-        held = self._tokens_there(calls[0]).get(seat.state.engine_id, 0) if self._policy.affinity else 0
+        held = self._tokens_there(calls[0]).get(seat.state.engine_id) if self._policy.affinity else 0
         once = max(common, held)
         to_fill = seat.num_unfilled_tokens + once - held
         to_fill += sum(max(0, call.num_prompt_tokens - once) for call in calls)
@@ -142,27 +144,37 @@ class _AppCentricRound:
         going, standing = self._going, self._going.standing(call.model)
         if standing is None:
             return False
+        held_keys = going.held_keys(call)
+        refused = (call.model, call.wants_small_batches, held_keys)
+        needed = call.num_prompt_tokens + call.num_output_tokens
+        if needed >= self._refused_there.get(refused, math.inf):
+            return self._defer(call)
         held = self._tokens_there(call, anew=True)
         home = self._homes.get(call.objective.task_group or "") if self._policy.groups else None
         homes = going.among(standing, [home]) if home else []
         at_home = [seat for seat in homes if self._fits(seat, call, held)]
-        candidates = at_home or [seat for seat in going.among(standing, held) if self._fits(seat, call, held)]
+        candidates = at_home or [
+            seat for seat in going.holders(standing, held) if self._fits(seat, call, held)
+        ]
         if not at_home:
             candidates += self._first_fitting(call, standing, held)
         if not candidates:
-            if call.wants_small_batches and self._policy.isolation:
-                going.reserve(call.model)
-            return False
+            self._refused_there[refused] = needed
+            return self._defer(call)
         best = min(candidates, key=lambda seat: (self._mixes(seat, call), self._finish_s(seat, call, held)))
-        shared = held.get(best.state.engine_id, 0)
+        shared = held.get(best.state.engine_id)
         there = f", {shared} tokens of its prompt are there" if shared else ""
         why = f"done there first, in about {self._finish_s(best, call, held):.2f} s{there}"
         self._put(call, best, shared, "where the rest of its group is" if at_home else why)
         return True
 
-    def _first_fitting(
-        self, call: ReadyCall, standing: Standing, held: Mapping[EngineId, int]
-    ) -> Sequence[Seat]:
+    def _defer(self, call: ReadyCall) -> bool:
+        """No engine has room: a call that somebody waits for has the next there is."""
+        if call.wants_small_batches and self._policy.isolation:
+            self._going.reserve(call.model)
+        return False
+
+    def _first_fitting(self, call: ReadyCall, standing: Standing, held: Shared) -> Sequence[Seat]:
         """The engine that gets to it soonest, one that does not mix work if there is one; or none."""
         small, needed = call.wants_small_batches, call.num_prompt_tokens + call.num_output_tokens
         if self._is_refused(call.model, standing, small=small, needed=needed):
@@ -181,9 +193,9 @@ class _AppCentricRound:
         """Whether it is known that no engine has room for so much, unless it holds some of it."""
         return needed > standing.most_free_tokens or needed >= self._refused.get((model, small), math.inf)
 
-    def _fits(self, seat: Seat, call: ReadyCall, held: Mapping[EngineId, int]) -> bool:
+    def _fits(self, seat: Seat, call: ReadyCall, held: Shared) -> bool:
         batch = self._batch(seat, small=call.wants_small_batches)
-        return seat.fits(call, held.get(seat.state.engine_id, 0), batch)
+        return seat.fits(call, held.get(seat.state.engine_id), batch)
 
     def _mixes(self, seat: Seat, call: ReadyCall) -> bool:
         """Whether work in bulk would slow down calls that somebody waits for."""
@@ -196,10 +208,10 @@ class _AppCentricRound:
             return seat.state.pace.batch_within(self._target_s, most)
         return most
 
-    def _finish_s(self, seat: Seat, call: ReadyCall, held: Mapping[EngineId, int]) -> float:
-        return seat.finish_s(call, held.get(seat.state.engine_id, 0) if self._policy.affinity else 0)
+    def _finish_s(self, seat: Seat, call: ReadyCall, held: Shared) -> float:
+        return seat.finish_s(call, held.get(seat.state.engine_id) if self._policy.affinity else 0)
 
-    def _tokens_there(self, call: ReadyCall, *, anew: bool = False) -> Mapping[EngineId, int]:
+    def _tokens_there(self, call: ReadyCall, *, anew: bool = False) -> Shared:
         """How many tokens of its prompt each engine has; `anew` when placements may have changed that."""
         found = None if anew else self._shared.get(call.call_id)
         if found is None:
@@ -210,6 +222,7 @@ class _AppCentricRound:
         if call.objective.task_group is not None:
             self._homes[call.objective.task_group] = seat.state.engine_id
         self._going.place(call, seat, shared, why)
+        self._refused_there.clear()
 
 
 def _group_among(calls: Sequence[ReadyCall], call: ReadyCall) -> Sequence[ReadyCall]:

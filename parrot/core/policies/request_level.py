@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from parrot.core.scheduler import ReadyCall, Round, Schedule, Seat, Snapshot, least_loaded
+from parrot.core.roster import Standing
+from parrot.core.scheduler import ReadyCall, Round, Schedule, Seat, Shared, Snapshot, least_loaded
 
 Bound = Callable[[Seat, Snapshot], int]
 """How many calls an engine may have at once."""
@@ -42,21 +43,36 @@ class RequestLevel:
         if emptiest is None:
             return False
         shared = going.shared_tokens(call)
-        if self.routes:
-            holders = [
-                seat
-                for seat in map(going.seat, standing.in_order(shared))
-                if seat.num_calls < self.bound(seat, snapshot)
-                and seat.num_calls - emptiest.num_calls <= self.overfull * seat.state.max_batch
-            ]
-            if holders:
-                longest = max(shared[s.state.engine_id] for s in holders)
-                seat = least_loaded(s for s in holders if shared[s.state.engine_id] == longest)
-                going.place(call, seat, longest, f"holds {longest} tokens of its prompt")
-                return True
-        held = shared.get(emptiest.state.engine_id, 0)
+        holder = self._holder(going, standing, shared, emptiest, snapshot) if self.routes else None
+        if holder is not None:
+            longest = shared.get(holder.state.engine_id)
+            going.place(call, holder, longest, f"holds {longest} tokens of its prompt")
+            return True
+        held = shared.get(emptiest.state.engine_id)
         going.place(call, emptiest, held, "the engine with the fewest calls")
         return True
+
+    def _holder(
+        self, going: Round, standing: Standing, shared: Shared, emptiest: Seat, snapshot: Snapshot
+    ) -> Seat | None:
+        """Of the engines with the longest prefix, which are not much fuller than the emptiest, the one with
+        the fewest calls.
+        """
+
+        def takes(seat: Seat) -> bool:
+            ahead = seat.num_calls - emptiest.num_calls
+            return (
+                seat.num_calls < self.bound(seat, snapshot) and ahead <= self.overfull * seat.state.max_batch
+            )
+
+        holders = [seat for seat in map(going.seat, standing.in_order(shared.listed)) if takes(seat)]
+        if holders:
+            longest = max(shared.get(seat.state.engine_id) for seat in holders)
+            return least_loaded(s for s in holders if shared.get(s.state.engine_id) == longest)
+        if not shared.is_wide:
+            return None
+        wide = (seat for seat in map(going.seat, standing.emptiest()) if shared.get(seat.state.engine_id))
+        return next(filter(takes, wide), None)
 
 
 def without_bound(_: Seat, __: Snapshot) -> int:
