@@ -249,6 +249,7 @@ CODES: dict[str, CodeInfo] = _table(
         InvalidError,
         "a schema or regex this service cannot or will not compile",
     ),
+    ("P1108", "unsupported", InvalidError, "a field or value that others serve and this service does not"),
     ("P1200", "bad_placeholder", TemplateError, "a placeholder that is not {{name}}"),
     ("P1201", "unbound_placeholder", TemplateError, "a placeholder without a parameter"),
     ("P1202", "unused_parameter", TemplateError, "a parameter without a placeholder"),

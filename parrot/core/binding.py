@@ -21,6 +21,7 @@ from parrot.wire.requests import (
     OutputParameter,
     Parameter,
     SubmitCalls,
+    TokensParameter,
     ValueParameter,
     VariableParameter,
 )
@@ -32,6 +33,8 @@ class Bound:
 
     calls: tuple[SubmittedCall, ...]
     variables: tuple[NewVariable, ...]
+    tokens: Mapping[VariableId, TokensParameter]
+    """Of new variables whose tokens are given."""
 
 
 def bind(graph: ApplicationGraph, request: SubmitCalls, *, fresh: IdSource, limits: Limits) -> Bound:
@@ -58,7 +61,7 @@ def bind(graph: ApplicationGraph, request: SubmitCalls, *, fresh: IdSource, limi
     for index, (spec, name) in enumerate(zip(request.calls, names, strict=True)):
         with at(f"calls[{index}]"):
             calls.append(binder.bind_call(index, spec, name))
-    return Bound(calls=tuple(calls), variables=tuple(binder.new_variables))
+    return Bound(calls=tuple(calls), variables=tuple(binder.new_variables), tokens=binder.tokens)
 
 
 def _call_names(graph: ApplicationGraph, specs: Sequence[CallSpec]) -> list[str]:
@@ -94,6 +97,7 @@ class _Binder:
         """Named variables that the submission creates or produces."""
         self._outputs: list[Mapping[str, VariableId]] = []
         self.new_variables: list[NewVariable] = []
+        self.tokens: dict[VariableId, TokensParameter] = {}
 
     def bind_outputs(self, index: int, spec: CallSpec) -> None:
         """Bind the outputs of the call at `index`; calls come in order."""
@@ -117,6 +121,8 @@ class _Binder:
                         num_bytes += len(parameter.value.encode())
                         inputs[placeholder] = self._bind_value(parameter.value)
                         stored[placeholder] = VariableParameter(variable=inputs[placeholder])
+                        if isinstance(parameter, TokensParameter):
+                            self.tokens[inputs[placeholder]] = parameter
                     case VariableParameter():
                         inputs[placeholder] = self._bind_reference(parameter.variable)
                     case OutputParameter():

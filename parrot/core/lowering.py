@@ -115,15 +115,16 @@ def lower(
     model: str,
     tokenizer: Tokenizer,
     opaque: bool = False,
+    add_bos: bool = True,
 ) -> Program:
-    """The program of a checked call, its placeholders bound to variables; `opaque` as `Program` has it.
+    """The program of a checked call, its placeholders bound to variables; `opaque` and, for a template,
+    `add_bos` as `Program` has them.
 
     Raises:
         TemplateError: `bad_messages`: the model's chat template refuses the messages, or has none.
     """
     if checked.template is not None:
         pieces: Iterable[Piece | ConstantSegment] = _as_markup(checked.template)
-        add_bos = True
     else:
         pieces, add_bos = _render(checked.messages or (), checked.outputs, tokenizer)
     segments: list[Segment] = []

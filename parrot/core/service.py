@@ -16,6 +16,7 @@ from parrot.core.executor.functions import Functions
 from parrot.core.executor.journal import Journal
 from parrot.core.executor.keeper import Keeper
 from parrot.core.executor.outlook import look_ahead
+from parrot.core.executor.requests import Requests
 from parrot.core.executor.runtime import Runtime
 from parrot.core.executor.streams import StreamItem, stream_session, stream_variable
 from parrot.core.executor.submission import Submission
@@ -101,6 +102,10 @@ class Service:
         self._unbroken = Unbroken()
         self.functions = Functions(self._runtime, self._unbroken, check_open=self._check_open)
         """The tenants' registered functions."""
+        self.requests = Requests(
+            self._runtime, self._keeper, self._submission, fresh, check_open=self._check_open
+        )
+        """Requests that stand alone."""
         self._draining = False
         self._main: asyncio.Task[None] | None = None
 
@@ -167,8 +172,15 @@ class Service:
 
     # ── sessions ────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def open_session(self, tenant: TenantId, request: SessionCreate) -> SessionView:
-        """Open an application run."""
+    async def open_session(
+        self,
+        tenant: TenantId,
+        request: SessionCreate,
+        *,
+        idempotency_key: str | None = None,
+        body_hash: str = "",
+    ) -> SessionView:
+        """Open an application run; the same key gives the same one again."""
         self._check_open()
         size = sum(len(key.encode()) + len(value.encode()) for key, value in request.metadata.items())
         if size > self._limits.max_metadata_bytes:
@@ -182,7 +194,8 @@ class Service:
             metadata=dict(request.metadata),
             wall_s=self._clock.wall_s(),
         )
-        return session_view(await self._unbroken.run(self._keeper.open_session(event)))
+        work = self._keeper.open_session(event, key=idempotency_key, body_hash=body_hash)
+        return session_view(await self._unbroken.run(work))
 
     def list_sessions(self, tenant: TenantId, *, limit: int = 100, after: str | None = None) -> SessionList:
         """The tenant's open sessions, newest first, a page at a time."""

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -18,7 +19,7 @@ from parrot.engine.accounting import ContextTree
 from parrot.engine.batching import Batcher, Step, Work, context_gone
 from parrot.engine.output_text import OutputText
 from parrot.engine.scripted_config import FaultKind, ScriptedAnswer, ScriptedConfig, ScriptedFault
-from parrot.engine.scripted_text import ScriptedText
+from parrot.engine.scripted_text import ScriptedText, scripted_logprob
 from parrot.engine.scripted_tokenizer import EOS_IDS, ScriptedTokenizer
 from parrot.engine.streams import ChunkStream, NoticeBoard
 from parrot.errors import EngineError, InvalidError, ParrotError
@@ -284,7 +285,7 @@ class ScriptedEngine:
         for work, chunk in step.chunks:
             stream = self._streams.get(work)
             if stream is not None:
-                stream.put(chunk)
+                stream.put(_with_logprobs(work.request, chunk))
         for work, error in step.failed:
             self._fail(work, error)
         self._note_change()
@@ -384,6 +385,14 @@ class ScriptedEngine:
             self._gone = reason
             for work in [*self._fills, *self._streams]:
                 self._fail(work, EngineError(reason, code="engine_lost"))
+
+
+def _with_logprobs(request: FillRequest | GenerateRequest, chunk: GenerateChunk) -> GenerateChunk:
+    """The chunk with made-up likelihoods, if its request asks for any."""
+    num_top = request.sampling.logprobs if isinstance(request, GenerateRequest) else None
+    if num_top is None:
+        return chunk
+    return replace(chunk, logprobs=tuple(scripted_logprob(i, num_top) for i in chunk.token_ids))
 
 
 def _info(config: ScriptedConfig, engine_id: EngineId) -> EngineInfo:

@@ -14,6 +14,7 @@ from parrot.engine.scripted_config import ScriptedConfig
 from parrot.engine.scripted_json import sample_json
 from parrot.engine.scripted_tokenizer import EOS_ID, ScriptedTokenizer
 from parrot.errors import ConfigError, InvalidError
+from parrot.ports.engine import TokenLogprob
 from parrot.types.sampling import Grammar, Sampling
 
 _VOCABULARY = """
@@ -129,6 +130,14 @@ class ScriptedText:
                 yield from self._stop
                 words = self._opening
             yield EOS_ID
+
+
+def scripted_logprob(token_id: int, num_top: int) -> TokenLogprob:
+    """A likelihood that follows from the token alone: it is the likeliest, bytes below 256 follow it."""
+    logprob = -0.01 - (token_id * 2654435761 % 997) / 2000
+    others = islice((i for i in count(32) if i != token_id), max(0, num_top - 1))
+    top = [(token_id, logprob), *((other, logprob - rank) for rank, other in enumerate(others, start=2))]
+    return TokenLogprob(token_id=token_id, logprob=logprob, top=tuple(top[:num_top]))
 
 
 def _draws(key: bytes) -> Iterator[int]:

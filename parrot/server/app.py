@@ -19,7 +19,8 @@ from parrot.server.config import ServerConfig
 from parrot.server.edge import Edge
 from parrot.server.functions import FunctionRoutes
 from parrot.server.metrics import Metrics
-from parrot.server.openapi import document
+from parrot.server.openai.routes import OpenAIRoutes
+from parrot.server.openapi import DirectRoute, document
 from parrot.server.operation import OperationRoutes
 from parrot.server.parameters import caller_of
 from parrot.server.routes import RouteConfig, SessionRoutes
@@ -86,6 +87,7 @@ def create_app(
     routes = _route_config(service, config, app.closing, clock, authenticator)
     app.router.routes += SessionRoutes(service, routes).routes()
     app.router.routes += FunctionRoutes(service, routes.small).routes()
+    app.router.routes += _openai_routes(service, routes, clock)
     app.router.routes += OperationRoutes(service, metrics, config, authenticator).routes()
     app.add_exception_handler(HTTPException, _routing_failed)
     app.add_middleware(
@@ -99,6 +101,11 @@ def create_app(
         fresh=fresh,
     )
     return app
+
+
+def _openai_routes(service: Service, routes: RouteConfig, clock: Clock) -> list[DirectRoute]:
+    longest_s = service.limits_view()["call_timeout_s"]
+    return OpenAIRoutes(service, routes, max_stream_s=longest_s, clock=clock).routes()
 
 
 def _route_config(

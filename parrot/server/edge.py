@@ -20,6 +20,7 @@ from parrot.server.disconnects import DisconnectedError
 from parrot.server.errors import error_response, internal_error
 from parrot.server.logs import log, logger
 from parrot.server.metrics import Metrics
+from parrot.server.openai.errors import is_openai_path, openai_error_response
 from parrot.server.parameters import CALLER, HEADERS, REQUEST_ID, content_length, single_headers
 from parrot.types.ids import IdSource, TenantId
 
@@ -88,7 +89,8 @@ class Edge:
     async def _refuse(self, error: ParrotError, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         if answer.status:
             raise error
-        await error_response(error, answer.request_id)(scope, receive, answer.send)
+        respond = openai_error_response if is_openai_path(scope["path"]) else error_response
+        await respond(error, answer.request_id)(scope, receive, answer.send)
 
     def _admit(self, scope: Scope) -> None:
         config = self._config

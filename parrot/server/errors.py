@@ -79,6 +79,16 @@ def envelope(error: ParrotError, request_id: str) -> bytes:
 
 def error_response(error: ParrotError, request_id: str) -> Response:
     """The whole answer to a request that failed with `error`."""
+    return Response(
+        envelope(error, request_id),
+        status_code=status_of(error),
+        headers=error_headers(error),
+        media_type="application/json",
+    )
+
+
+def error_headers(error: ParrotError) -> dict[str, str]:
+    """The headers that go with an error."""
     status = status_of(error)
     headers: dict[str, str] = {}
     if status == 401:
@@ -89,9 +99,7 @@ def error_response(error: ParrotError, request_id: str) -> Response:
         headers["Allow"] = str(error.data.get("allow", ""))
     if error.code in CLOSING_CODES:
         headers["Connection"] = "close"
-    return Response(
-        envelope(error, request_id), status_code=status, headers=headers, media_type="application/json"
-    )
+    return headers
 
 
 def internal_error() -> ParrotError:

@@ -13,6 +13,8 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from parrot.errors import NotFoundError
+from parrot.server.openai.bodies import CompletionBody
+from parrot.server.openai.chat_bodies import ChatBody
 from parrot.server.parameters import caller_of
 from parrot.wire.answers import ErrorEnvelope
 from parrot.wire.functions import FunctionSpec
@@ -25,6 +27,8 @@ REQUEST_MODELS: tuple[type[BaseModel], ...] = (
     SetVariable,
     CancelRequest,
     FunctionSpec,
+    CompletionBody,
+    ChatBody,
 )
 
 QUERY_FIELDS: dict[str, dict[str, object]] = {

@@ -22,7 +22,7 @@ from parrot.server.parameters import (
     tenant_of,
     wait_s,
 )
-from parrot.server.streaming import EventStream, StreamConfig
+from parrot.server.streaming import EventStream, NamedEvents, StreamConfig
 from parrot.wire.answers import (
     CallsAccepted,
     CancelAnswer,
@@ -82,7 +82,15 @@ class SessionRoutes:
         sessions, session = "/v1/sessions", "/v1/sessions/{sid}"
         variable = f"{session}/variables/{{ref}}"
         return [
-            describe(sessions, self.create, "POST", SessionView, status=201, body=SessionCreate),
+            describe(
+                sessions,
+                self.create,
+                "POST",
+                SessionView,
+                status=201,
+                body=SessionCreate,
+                headers=("Idempotency-Key",),
+            ),
             describe(sessions, self.list_all, "GET", SessionList, query=("limit", "after")),
             describe(session, self.read, "GET", SessionView),
             describe(session, self.delete, "DELETE", None, status=204),
@@ -116,8 +124,14 @@ class SessionRoutes:
     async def create(self, request: Request) -> Response:
         """Open a run of an application."""
         query_of(request)
+        key = idempotency_key(request)
         body = await read_body(request, SessionCreate, self._config.small)
-        view = await self._service.open_session(tenant_of(request), body.model)
+        view = await self._service.open_session(
+            tenant_of(request),
+            body.model,
+            idempotency_key=key,
+            body_hash=body.hash() if key is not None else "",
+        )
         return json_answer(view, 201, location=f"/v1/sessions/{view.session_id}")
 
     async def list_all(self, request: Request) -> Response:
@@ -186,7 +200,7 @@ class SessionRoutes:
             last_event_id=last_event_id(request),
             objective=wanted,
         )
-        return EventStream(items, self._config.streams)
+        return EventStream(items, self._config.streams, NamedEvents())
 
     async def cancel(self, request: Request) -> Response:
         """Cancel calls, the producers of variables, and all that depends on them only."""
@@ -207,4 +221,4 @@ class SessionRoutes:
         items = self._service.stream_session(
             tenant_of(request), request.path_params["sid"], last_event_id=last_event_id(request)
         )
-        return EventStream(items, self._config.streams)
+        return EventStream(items, self._config.streams, NamedEvents())

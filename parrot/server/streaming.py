@@ -4,10 +4,10 @@ a slow reader can make us keep.
 
 import asyncio
 import traceback
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
@@ -23,6 +23,9 @@ from parrot.server.errors import internal_error
 from parrot.server.logs import log
 from parrot.server.parameters import REQUEST_ID, caller_of
 from parrot.wire.errors import to_body
+
+Item = TypeVar("Item")
+Framed_contra = TypeVar("Framed_contra", contravariant=True)
 
 FIRST_EVENT_GRACE_S = 1.0
 """An error that comes within this, before any event, is an ordinary HTTP error; then the answer begins."""
@@ -50,7 +53,33 @@ class StreamConfig:
     """Tells, at each heartbeat, whether the key that the stream was opened with is valid still."""
 
 
-class EventStream(Response):
+class Framing(Protocol[Framed_contra]):
+    """How items, and the error that ends a stream, are written as server-sent events."""
+
+    def item(self, item: Framed_contra) -> bytes:
+        """One item."""
+        ...
+
+    def error(self, error: ParrotError, request_id: str) -> bytes:
+        """What went wrong."""
+        ...
+
+
+class NamedEvents:
+    """Parrot's own streams: events with names, and ids to resume from."""
+
+    def item(self, item: StreamItem) -> bytes:
+        """One item."""
+        text = msgspec.json.encode(item.data).decode()
+        return format_sse_event(event=item.event, data_str=text, id=item.event_id)
+
+    def error(self, error: ParrotError, request_id: str) -> bytes:
+        """The envelope's inside."""
+        body = to_body(error, request_id=request_id)
+        return format_sse_event(event="error", data_str=body.model_dump_json())
+
+
+class EventStream(Response, Generic[Item]):
     """An answer that sends the items of a generator as they come.
 
     The generator is closed as soon as the client leaves. While the client does not read, nothing is taken
@@ -59,10 +88,13 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, items: AsyncGenerator[StreamItem, None], config: StreamConfig) -> None:
+    def __init__(
+        self, items: AsyncGenerator[Item, None], config: StreamConfig, framing: Framing[Item]
+    ) -> None:
         super().__init__()
         self._items = items
         self._config = config
+        self._framing = framing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream; raises what the generator raises if nothing was sent before."""
@@ -81,17 +113,20 @@ class EventStream(Response):
         async with aclosing(self._items) as items:
             try:
                 async for item in items:
-                    await writer.event(item.event, item.data, item.event_id)
+                    await writer.write(self._framing.item(item))
             except ParrotError as error:
                 if not writer.started:
                     raise
-                await writer.error(error)
+                await self._write_error(writer, error)
             except Exception:
                 if not writer.started:
                     raise
                 # The headers are out, so only an event can still tell the client.
                 log.error("stream failed", request_id=writer.request_id, trace=traceback.format_exc())
-                await writer.error(internal_error())
+                await self._write_error(writer, internal_error())
+
+    async def _write_error(self, writer: "_Writer", error: ParrotError) -> None:
+        await writer.write(self._framing.error(error, writer.request_id))
 
     async def _supervise(
         self,
@@ -121,14 +156,13 @@ class EventStream(Response):
                 return False
             timeout_s = min(self._config.heartbeat_s, left_s)
 
-
     async def _may_go_on(self, writer: "_Writer", caller: Caller) -> bool:
         """Whether the key is valid still; when not, that is the last that the client is told."""
         try:
             self._config.authenticator.require_valid(caller)
         except AuthenticationError as error:
             if not writer.sending:
-                await writer.error(error)
+                await self._write_error(writer, error)
             return False
         return True
 
@@ -150,14 +184,6 @@ class _Writer:
         """Whether something waits for the client to read."""
         return self._lock.locked()
 
-    async def event(self, event: str, data: Mapping[str, object], event_id: str | None) -> None:
-        text = msgspec.json.encode(data).decode()
-        await self._write(format_sse_event(event=event, data_str=text, id=event_id))
-
-    async def error(self, error: ParrotError) -> None:
-        body = to_body(error, request_id=self.request_id)
-        await self._write(format_sse_event(event="error", data_str=body.model_dump_json()))
-
     async def beat(self) -> bool:
         """Send a comment; False when the client has read nothing since the last one."""
         if self.sending:
@@ -167,15 +193,15 @@ class _Writer:
         self._num_sent_at_beat = -1
         try:
             async with asyncio.timeout(self._patience_s):
-                await self._write(KEEPALIVE_COMMENT)
+                await self.write(KEEPALIVE_COMMENT)
         except TimeoutError:
             return False
         return True
 
     async def end(self) -> None:
-        await self._write(b"", more=False)
+        await self.write(b"", more=False)
 
-    async def _write(self, data: bytes, *, more: bool = True) -> None:
+    async def write(self, data: bytes, *, more: bool = True) -> None:
         async with self._lock:
             if not self.started:
                 self.started = True

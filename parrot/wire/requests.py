@@ -135,6 +135,12 @@ class TemplateSpec(Wire):
 TransformSpec = Annotated[StripSpec | RegexSpec | JsonSpec | TemplateSpec, Field(discriminator="type")]
 
 
+class ToldSampling(SamplingSpec):
+    """Sampling that tells how likely each token was; made by the service alone."""
+
+    logprobs: int | None = None
+
+
 class OutputSpec(Wire):
     """What an output placeholder produces."""
 
@@ -156,6 +162,17 @@ class ValueParameter(Wire):
     """`{"value": "…"}`."""
 
     value: Text
+
+
+class TokensParameter(ValueParameter):
+    """A value whose tokens are given. No client's JSON is read as one: the service makes it of prompts that
+    come as token ids.
+    """
+
+    token_ids: tuple[int, ...]
+    """What `value` is the text of; nothing is put before them."""
+    model_hash: str
+    """Whose tokens these are."""
 
 
 class VariableParameter(Wire):

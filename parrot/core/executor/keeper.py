@@ -12,8 +12,8 @@ from parrot.core.executor.streams import forget_live
 from parrot.core.functions import is_log
 from parrot.core.recovery import new_session, rebuild
 from parrot.core.sessions import Session, analyse, deadline_failure
-from parrot.errors import GoneError, NotFoundError, StoreError
-from parrot.ports.store import Appended, Store
+from parrot.errors import GoneError, InvalidError, NotFoundError, OverLimitError, StoreError
+from parrot.ports.store import Appended, IdempotentReply, Store
 from parrot.types.events import (
     Failure,
     SessionClosed,
@@ -21,10 +21,13 @@ from parrot.types.events import (
     VariableFailed,
     VariableReady,
 )
-from parrot.types.ids import SessionId, TenantId
+from parrot.types.ids import SessionId, TenantId, is_ephemeral
 
 MAX_TOMBSTONES = 100_000
 """Closed sessions whose owner is told that they were there."""
+
+OPENINGS = "sessions"
+"""The scope of the keys under which sessions are opened."""
 
 PURGE_INTERVAL_S = 60.0
 """How often logs of sessions that were closed long ago are forgotten."""
@@ -49,20 +52,68 @@ class Keeper:
         self._due_changed = asyncio.Event()
         self._purged_at = 0.0
 
-    async def open_session(self, event: SessionOpened) -> Session:
-        """Commit a session's opening and take the session in.
+    async def open_session(
+        self, event: SessionOpened, *, key: str | None = None, body_hash: str = ""
+    ) -> Session:
+        """Commit a session's opening and take the session in; under a key that was used before, give the
+        session that was opened under it.
 
         Raises:
             OverLimitError: the tenant has as many as it may have, those counted that are being opened.
+            InvalidError: `idempotency_mismatch`.
+            GoneError: the session that was opened under the key is closed.
             StoreError: the opening is not stored.
         """
-        self._runtime.admission.check_sessions(event.tenant_id, self._num_sessions[event.tenant_id])
-        self._num_sessions[event.tenant_id] += 1
+        tenant, reply = event.tenant_id, None
+        if key is not None:
+            reply = IdempotentReply(
+                tenant_id=tenant, scope=OPENINGS, key=key, body_hash=body_hash, reply=event.session_id
+            )
         try:
-            await self._runtime.journal.commit([event])
+            self._runtime.admission.check_sessions(tenant, self._num_sessions[tenant])
+        except OverLimitError:
+            known = await self._store.find_idempotent(tenant, OPENINGS, key) if key is not None else None
+            if known is None:
+                raise
+            return self._opened_before(known, body_hash)
+        self._num_sessions[tenant] += 1
+        try:
+            outcome = await self._runtime.journal.commit([event], idempotent=reply)
         except StoreError:
-            self._leave(event.tenant_id)
+            self._leave(tenant)
             raise
+        if outcome.existing is not None:
+            self._leave(tenant)
+            return self._opened_before(outcome.existing, body_hash)
+        return self._take_in(event)
+
+    def _opened_before(self, known: IdempotentReply, body_hash: str) -> Session:
+        if known.body_hash != body_hash:
+            raise InvalidError(
+                "this idempotency key was used for another body",
+                code="idempotency_mismatch",
+                param="Idempotency-Key",
+            )
+        return self.find(known.tenant_id, known.reply)
+
+    def open_ephemeral(self, event: SessionOpened) -> Session:
+        """Take in a session that lives in memory only, and is not counted; whoever opens it drops it."""
+        session = self._take_in(event)
+        self._runtime.journal.tell(event)
+        return session
+
+    def drop(self, session: Session) -> None:
+        """End a session that lives in memory only. Idempotent."""
+        if session.closing:
+            return
+        session.closing = True
+        self._dispatcher.forget(session)
+        self._wake_readers(session)
+        del self.sessions[session.session_id]
+        now = self._runtime.clock.wall_s()
+        self._runtime.journal.tell(SessionClosed(session_id=session.session_id, reason="deleted", wall_s=now))
+
+    def _take_in(self, event: SessionOpened) -> Session:
         session = new_session(event, self._runtime.limits)
         analyse(session, self._runtime.lengths)
         self.sessions[session.session_id] = session
@@ -192,6 +243,9 @@ class Keeper:
         """
         if session.closing:
             self.find(session.tenant_id, session.session_id)
+        if is_ephemeral(session.session_id):
+            self.drop(session)
+            return
         session.closing = True
         self._bury(session, reason)
         now = self._runtime.clock.wall_s()

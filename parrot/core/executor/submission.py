@@ -29,7 +29,7 @@ from parrot.types.events import CallsSubmitted, SubmittedCall
 from parrot.types.ids import CallId, IdSource, VariableId
 from parrot.types.program import ConstantSegment, Program
 from parrot.wire.answers import AcceptedCall, CallsAccepted, OutputView
-from parrot.wire.requests import CallSpec, SubmitCalls, ValueParameter, VariableParameter
+from parrot.wire.requests import CallSpec, SubmitCalls, TokensParameter, ValueParameter, VariableParameter
 
 CALL_CHARS = 500
 """Binding and checking a call takes about as long as tokenising so much text."""
@@ -177,6 +177,7 @@ class Submission:
             model=model.name,
             tokenizer=model.tokenizer,
             opaque=session.opaque,
+            add_bos=not any(isinstance(p, TokensParameter) for p in spec.parameters.values()),
         )
         if not all(values.is_ready(variable_id) for variable_id in call.inputs.values()):
             return _Lowered(program=program, prompt=None)
@@ -260,6 +261,9 @@ class _Values:
             )
             for new in bound.variables
         }
+        for variable_id, given in bound.tokens.items():
+            variable = self._new[variable_id]
+            variable.token_ids, variable.model_hash = given.token_ids, given.model_hash
 
     def get(self, variable_id: VariableId) -> Variable:
         """One of them."""

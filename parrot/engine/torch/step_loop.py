@@ -7,12 +7,13 @@ requests together. Torch lets go of the interpreter while it computes, so the ev
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from parrot.engine.torch.batcher import Batcher, Chunk, Request, Step
 from parrot.engine.torch.grammar import OutputBound
+from parrot.engine.torch.logprobs import step_logprobs
 from parrot.engine.torch.output import Decoder, Output
 from parrot.engine.torch.runner import Runner
 from parrot.engine.torch.sampler import COMPLETE, Choice, Sampler
@@ -26,6 +27,7 @@ from parrot.ports.engine import (
     GenerateChunk,
     GenerateEnd,
     GenerateRequest,
+    TokenLogprob,
 )
 from parrot.types.ids import ContextId
 
@@ -340,10 +342,12 @@ class StepLoop:
             return
         jobs = [self._jobs[chunk.request] for chunk in wanting]
         choices = [job.choice for job in jobs if job.choice is not None]
-        for job, token_id in zip(jobs, self._sample(logits, choices), strict=True):
-            self._take_token(job, token_id)
+        told = step_logprobs(logits, [choice.sampling for choice in choices], self._vocab_size)
+        for row, (job, token_id) in enumerate(zip(jobs, self._sample(logits, choices), strict=True)):
+            logprob = told.of(row, token_id) if told is not None and token_id is not None else None
+            self._take_token(job, token_id, logprob)
 
-    def _take_token(self, job: _Job, token_id: int | None) -> None:
+    def _take_token(self, job: _Job, token_id: int | None, logprob: TokenLogprob | None) -> None:
         request, choice, output = job.request, job.choice, job.output
         assert choice is not None
         assert output is not None
@@ -355,28 +359,32 @@ class StepLoop:
             self._fail(request, error)
             return
         if token_id in self._eos_ids or token_id == COMPLETE:
-            self._finish_output(job, "stop", "", ())
+            self._finish_output(job, "stop", GenerateChunk(text="", token_ids=()))
             return
         context.tokens.append(token_id)
         choice.num_generated += 1
         self._num_decoded += 1
-        text = output.push(token_id)
+        chunk = GenerateChunk(
+            text=output.push(token_id),
+            token_ids=(token_id,),
+            logprobs=None if logprob is None else (logprob,),
+        )
         if bound is not None:
             bound.push(token_id)
         if output.stopped or (bound is not None and bound.is_complete):
-            self._finish_output(job, "stop", text, (token_id,))
+            self._finish_output(job, "stop", chunk)
         elif choice.num_generated >= sampling.max_tokens or context.num_tokens >= self._context_tokens:
-            self._finish_output(job, "length", text, (token_id,))
+            self._finish_output(job, "length", chunk)
         else:
-            self._answers.append((job.reply, GenerateChunk(text=text, token_ids=(token_id,))))
+            self._answers.append((job.reply, chunk))
 
-    def _finish_output(self, job: _Job, reason: FinishReason, text: str, token_ids: tuple[int, ...]) -> None:
+    def _finish_output(self, job: _Job, reason: FinishReason, chunk: GenerateChunk) -> None:
         assert job.output is not None
         rest, exact = job.output.finish()
         num_tokens = job.request.context.num_tokens
         self._batcher.end(job.request)
         end = GenerateEnd(reason=reason, exact=exact, num_tokens=num_tokens, num_prefilled=job.num_prefilled)
-        self._answer(job.request, GenerateChunk(text=text + rest, token_ids=token_ids, end=end))
+        self._answer(job.request, replace(chunk, text=chunk.text + rest, end=end))
 
     def _finish_fill(self, job: _Job) -> None:
         """The batcher has taken the request out already; the next one on the context may have begun."""

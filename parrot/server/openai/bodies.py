@@ -1,0 +1,164 @@
+"""What OpenAI clients send, as far as it can be served.
+
+Fields that clients send and that change nothing here are taken; fields that would change the answer's
+meaning and are not served are refused, by name, never passed over. A field set to null counts as absent.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StrictBool, StrictInt, StrictStr
+
+from parrot.errors import InvalidError
+from parrot.types.sampling import MAX_TOKENS_CAP
+from parrot.wire.requests import MAX_STOP_CHARS, MAX_STOP_STRINGS, Number, Text, Wire
+
+MAX_CHOICES = 4
+"""Answers to one prompt."""
+MAX_PROMPTS = 128
+"""Prompts of one completion request."""
+MAX_LOGPROBS = 5
+MAX_TOP_LOGPROBS = 20
+
+StopString = Annotated[Text, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+TokenCount = Annotated[StrictInt, Field(ge=1, le=MAX_TOKENS_CAP)]
+Penalty = Annotated[Number, Field(ge=-2, le=2)]
+TokenIds = tuple[Annotated[StrictInt, Field(ge=0, lt=2**31)], ...]
+
+
+class StreamOptions(Wire):
+    """`stream_options`."""
+
+    include_usage: StrictBool = False
+    include_obfuscation: StrictBool = False
+    """Taken and passed over: nothing is padded."""
+    continuous_usage_stats: Literal[False] = False
+
+
+class SamplingBody(Wire):
+    """What completions and chat completions have in common."""
+
+    model: Text | None = None
+    stream: StrictBool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[StrictInt, Field(ge=1, le=MAX_CHOICES)] | None = None
+    max_tokens: TokenCount | None = None
+    min_tokens: Annotated[StrictInt, Field(ge=0, le=MAX_TOKENS_CAP)] = 0
+    temperature: Annotated[Number, Field(ge=0, le=2)] = 1.0
+    top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[StrictInt, Field(ge=-1, le=1_000_000)] = 0
+    """-1 and 0 switch it off."""
+    min_p: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    stop: StopString | Annotated[tuple[StopString, ...], Field(max_length=MAX_STOP_STRINGS)] | None = None
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**53)] | None = None
+    ignore_eos: StrictBool = False
+    priority: StrictInt | None = None
+    """As vLLM has it, lower is more urgent: above 0 nobody waits for the answer."""
+    service_tier: Literal["auto", "default", "flex", "priority", "scale"] | None = None
+    """`flex`: nobody waits for the answer."""
+    user: Text | None = None
+    metadata: Annotated[dict[StrictStr, Text], Field(max_length=16)] | None = None
+    store: StrictBool | None = None
+    prompt_cache_key: Text | None = None
+    prompt_cache_retention: Literal["in-memory", "24h"] | None = None
+    safety_identifier: Text | None = None
+
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    repetition_penalty: Annotated[Number, Field(gt=0, le=2)] | None = None
+    logit_bias: (
+        Annotated[dict[Annotated[StrictStr, Field(pattern=r"^[0-9]{1,9}$")], Penalty], Field()] | None
+    ) = None
+    stop_token_ids: TokenIds | None = None
+    bad_words: tuple[Text, ...] | None = None
+    prompt_logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    truncate_prompt_tokens: StrictInt | None = None
+    include_stop_str_in_output: StrictBool | None = None
+    skip_special_tokens: StrictBool | None = None
+    spaces_between_special_tokens: StrictBool | None = None
+
+    @property
+    def num_choices(self) -> int:
+        """Answers to each prompt."""
+        return self.n or 1
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """The stop strings as a list."""
+        return (self.stop,) if isinstance(self.stop, str) else self.stop or ()
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream ends with a chunk that has the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def check(self) -> None:
+        """Refuse what would change the answer and is not served.
+
+        Raises:
+            InvalidError: `unsupported`, naming the field; `invalid`.
+        """
+        refuse("frequency_penalty", self.frequency_penalty, 0, None)
+        refuse("presence_penalty", self.presence_penalty, 0, None)
+        refuse("repetition_penalty", self.repetition_penalty, 1, None)
+        for name in ("logit_bias", "stop_token_ids", "bad_words"):
+            if getattr(self, name):
+                raise unsupported(name)
+        refuse("prompt_logprobs", self.prompt_logprobs, None)
+        refuse("truncate_prompt_tokens", self.truncate_prompt_tokens, None)
+        refuse("include_stop_str_in_output", self.include_stop_str_in_output, False, None)
+        if self.stream_options is not None and not self.stream:
+            raise InvalidError("stream_options belong to a stream", param="stream_options")
+
+
+class CompletionBody(SamplingBody):
+    """`POST /v1/completions`."""
+
+    prompt: (
+        Text
+        | Annotated[tuple[Text, ...], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[TokenIds, Field(min_length=1)]
+        | Annotated[
+            tuple[Annotated[TokenIds, Field(min_length=1)], ...],
+            Field(min_length=1, max_length=MAX_PROMPTS),
+        ]
+    )
+    echo: StrictBool | None = None
+    logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    best_of: Annotated[StrictInt, Field(ge=1, le=20)] | None = None
+    suffix: Text | None = None
+    add_special_tokens: StrictBool | None = None
+    """False: the model's beginning-of-sequence token is not put before the prompt."""
+
+    def check(self) -> None:
+        """As for every body; and what only completions have."""
+        super().check()
+        refuse("best_of", self.best_of, self.num_choices, None)
+        refuse("suffix", self.suffix, "", None)
+        if self.echo and self.logprobs is not None:
+            raise InvalidError(
+                "likelihoods of a prompt's tokens are not told: echo and logprobs do not go together",
+                code="unsupported",
+                param="logprobs",
+            )
+
+    def prompts(self) -> tuple[str | tuple[int, ...], ...]:
+        """The prompts, each a text or token ids."""
+        if isinstance(self.prompt, str):
+            return (self.prompt,)
+        texts = tuple(prompt for prompt in self.prompt if not isinstance(prompt, int))
+        return texts or (tuple(prompt for prompt in self.prompt if isinstance(prompt, int)),)
+
+
+def refuse(name: str, value: object, *harmless: object) -> None:
+    """Refuse a field unless its value changes nothing."""
+    if value not in harmless:
+        raise unsupported(name)
+
+
+def unsupported(name: str, why: str = "") -> InvalidError:
+    """The error for something that OpenAI or vLLM knows and this service does not do."""
+    return InvalidError(
+        f"{name} is not supported here{': ' + why if why else '; leave it out'}",
+        code="unsupported",
+        param=name,
+    )
