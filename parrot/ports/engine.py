@@ -132,6 +132,8 @@ class GenerateRequest:
     parent: ContextRef | None = None
     grammar: Grammar | None = None
     priority: int = 0
+    target_step_s: float | None = None
+    """While it generates, steps of the engine should take no longer; None: however long they take."""
     call_id: CallId | None = None
     attempt: int = 1
 

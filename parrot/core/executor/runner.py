@@ -166,6 +166,7 @@ class Attempt:
             parent=parent,
             grammar=part.output.grammar,
             priority=self._priority,
+            target_step_s=None if self._priority else self._runtime.config.latency_target_s,
             call_id=self._record.call_id,
             attempt=self._number,
         )

@@ -2,7 +2,8 @@
 
 Every request is, at any time, some tokens that are known and not yet computed: a prompt, one generated
 token, or tokens whose KV was dropped. A step takes the first `max_batch` requests by priority and arrival;
-each that lacks one token gets it, the others share what is left of `step_tokens`.
+each that lacks one token gets it, the others share what is left of `step_tokens`, or the less that leaves
+the step within the strictest target of the requests that decode in it.
 
     ancestors' KV dropped or left open    →  compute that first, once for all who need it
     ancestor still being filled           →  its request runs in place of the one that waits (so a low
@@ -20,11 +21,12 @@ moves on, or cannot fit at all; hence there is no deadlock.
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
 from parrot.engine.torch.contexts import Context, ContextTree
+from parrot.engine.torch.step_cost import StepCost
 from parrot.errors import CallError, EngineError, InvalidError, ParrotError
 from parrot.types.ids import RequestId
 
@@ -32,6 +34,10 @@ Rank = tuple[float, float]
 """Priority, then arrival; lower runs first."""
 
 _IDLE: Rank = (float("inf"), float("inf"))
+
+MIN_PREFILL_TOKENS = 16
+"""Where prompts wait, a step computes so many of their tokens whatever its target is: else they would wait
+for as long as somebody decodes."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -43,6 +49,8 @@ class Request:
     token_ids: tuple[int, ...]
     rank: Rank
     generates: bool
+    target_step_s: float | None = None
+    """While it decodes, steps should take no longer."""
     held: bool = False
     """It may be prefilled up to its last token, and no further yet: what bounds its output is being made."""
     begun: bool = False
@@ -108,6 +116,8 @@ class Batcher:
         self.step_tokens = step_tokens
         self.max_batch = max_batch
         self.num_preemptions = 0
+        self.cost = StepCost()
+        """What steps cost, as far as it was learnt; it decides how many prompt tokens a target leaves."""
         self._context_tokens = context_tokens
         self._heads: list[Request] = []
         """The first request of each context, by rank."""
@@ -145,7 +155,7 @@ class Batcher:
         step = Step(failed=self._failed)
         self._failed = []
         candidates = self._candidates(step)
-        budget = max(1, self.step_tokens - sum(chunk.num_tokens == 1 for chunk, _ in candidates))
+        budget = self._prefill_budget([chunk for chunk, _ in candidates])
         keep: dict[Context, int] = {}
         admitting = True
         num_preemptions = self.num_preemptions
@@ -238,6 +248,16 @@ class Batcher:
             del self._queues[request.context]
         elif was_head:
             self._begin(queue[0])
+
+    def _prefill_budget(self, chunks: Sequence[Chunk]) -> int:
+        """Tokens that chunks of more than one token may have together."""
+        budget = max(1, self.step_tokens - sum(chunk.num_tokens == 1 for chunk in chunks))
+        decoding = [chunk.request for chunk in chunks if chunk.decodes]
+        target_s = min((one.target_step_s for one in decoding if one.target_step_s is not None), default=None)
+        if target_s is None or len(decoding) == len(chunks):
+            return budget
+        within = self.cost.prompt_tokens_within(target_s, len(decoding))
+        return min(budget, max(MIN_PREFILL_TOKENS, within))
 
     def _candidates(self, step: Step) -> list[tuple[Chunk, Rank]]:
         """The chunks that could run, foremost first, each with the rank it runs at."""

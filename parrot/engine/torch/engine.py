@@ -48,7 +48,7 @@ class TorchEngine:
         self._ended = asyncio.Event()
         self._closing = False
         self._grammars = parts.grammar_compiler()
-        self._steps: StepLoop = parts.step_loop(self._report_from_thread)
+        self._steps: StepLoop = parts.step_loop(self._report_from_thread, clock)
         self._steps.start()
 
     @classmethod

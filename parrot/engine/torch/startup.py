@@ -27,6 +27,7 @@ from parrot.engine.torch.step_loop import Report, StepLoop
 from parrot.engine.torch.timing import StepTimes
 from parrot.engine.torch.tokenizer import TorchTokenizer, load_tokenizer
 from parrot.errors import ConfigError, EngineError
+from parrot.ports.clock import Clock
 from parrot.ports.engine import Capabilities, EngineInfo, Progress
 from parrot.types.ids import EngineId
 
@@ -86,7 +87,7 @@ class Parts:
         """What makes bounds for this model's outputs."""
         return GrammarCompiler(self.tokenizer, self.shape.eos_ids)
 
-    def step_loop(self, report: Callable[[Report], None]) -> StepLoop:
+    def step_loop(self, report: Callable[[Report], None], clock: Clock) -> StepLoop:
         """The loop over these parts; made once."""
         config = self.config
         batcher = Batcher(
@@ -113,6 +114,7 @@ class Parts:
             seed=config.seed,
             num_threads=config.num_threads,
             report=report,
+            clock=clock,
             times=self.times,
         )
 

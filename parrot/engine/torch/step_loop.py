@@ -19,6 +19,7 @@ from parrot.engine.torch.runner import Runner
 from parrot.engine.torch.sampler import COMPLETE, Choice, Sampler
 from parrot.engine.torch.timing import StepTimes
 from parrot.errors import EngineError, InvalidError, ParrotError
+from parrot.ports.clock import Clock
 from parrot.ports.engine import (
     EngineLoad,
     FillRequest,
@@ -84,6 +85,7 @@ class StepLoop:
         seed: int,
         num_threads: int | None,
         report: Callable[[Report], None],
+        clock: Clock,
         times: StepTimes | None = None,
     ) -> None:
         self._batcher = batcher
@@ -97,6 +99,7 @@ class StepLoop:
         self._seeds = torch.Generator().manual_seed(seed)
         self._num_threads = num_threads
         self._report = report
+        self._clock = clock
         self._jobs: dict[Request, _Job] = {}
         self._by_reply: dict[Reply, Request] = {}
         self._answers: list[tuple[Reply, Answer]] = []
@@ -225,6 +228,7 @@ class StepLoop:
             token_ids=wanted.token_ids,
             rank=(wanted.priority, self._num_arrivals),
             generates=sampling is not None,
+            target_step_s=wanted.target_step_s if isinstance(wanted, GenerateRequest) else None,
             held=isinstance(wanted, GenerateRequest) and wanted.grammar is not None,
         )
         job = _Job(request=request, reply=reply)
@@ -284,7 +288,7 @@ class StepLoop:
         self._num_running = len(step.chunks)
         if step.chunks:
             self._num_steps += 1
-            self._compute(step.chunks)
+            self._compute_timed(step.chunks)
         elif step.is_empty:
             self._check_idle()
         return step.is_empty
@@ -294,6 +298,16 @@ class StepLoop:
             self._answer(request, error)
         for request in step.finished:
             self._finish_fill(self._jobs[request])
+
+    def _compute_timed(self, chunks: Sequence[Chunk]) -> None:
+        """Compute a step, and learn what it cost where it sampled a token, for then it was waited for."""
+        num_rows = sum(chunk.decodes for chunk in chunks)
+        num_prompt_tokens = sum(chunk.num_tokens for chunk in chunks) - num_rows
+        samples = any(chunk.wants_logits for chunk in chunks)
+        began_s = self._clock.now_s()
+        self._compute(chunks)
+        if samples:
+            self._batcher.cost.observe(num_rows, num_prompt_tokens, self._clock.now_s() - began_s)
 
     def _compute(self, chunks: Sequence[Chunk]) -> None:
         """Run chunks together; when that fails, find out whose fault it is by running fewer at a time."""
