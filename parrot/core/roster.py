@@ -69,6 +69,9 @@ class Standing:
         other._emptiest = self._emptiest.copy()
         return other
 
+    def __contains__(self, engine_id: object) -> bool:
+        return engine_id in self._keys
+
     def enter(self, engine_id: EngineId, number: int) -> None:
         """Give an engine its place among equals, before it is put for the first time."""
         self._numbers[engine_id] = number

@@ -15,7 +15,7 @@ from parrot.core.executor.fleet import Fleet
 from parrot.core.executor.functions import Functions
 from parrot.core.executor.journal import Journal
 from parrot.core.executor.keeper import Keeper
-from parrot.core.executor.outlook import look_ahead
+from parrot.core.executor.outlook import look_ahead_from
 from parrot.core.executor.requests import Requests
 from parrot.core.executor.runtime import Runtime
 from parrot.core.executor.streams import StreamItem, stream_session, stream_variable
@@ -261,7 +261,7 @@ class Service:
             session.analysis.resolved(variable.variable_id)
             self._dispatcher.touch(session)
             self._dispatcher.make_ready(session, ready)
-            look_ahead(self._runtime, session, variable.consumers)
+            look_ahead_from(self._runtime, session, variable)
             return variable_view(session, variable)
 
     async def get_variable(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from parrot.core.analysis.application import ApplicationAnalysis
 from parrot.core.estimates import CallShape, FunctionKey, OutputLengths, OutputShape, shape_of, text_tokens
 from parrot.core.graph import ApplicationGraph
-from parrot.core.prompts import Prompt
+from parrot.core.prompts import Leading, Prompt
 from parrot.ports.engine import FinishReason, TokenLogprob
 from parrot.types.events import Failure
 from parrot.types.ids import CallId, EngineId, SessionId, TenantId, VariableId
@@ -50,6 +50,8 @@ class CallRecord:
     submitted_at: float
     program: Program | None = None
     prompt: Prompt | None = None
+    leading: Leading | None = None
+    """The beginning of its prompt, while it waits for inputs and that was asked for."""
     ready_at: float | None = None
     placed_at: float | None = None
     first_token_at: float | None = None

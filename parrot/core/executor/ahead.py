@@ -14,8 +14,9 @@ engine with room only.
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from parrot.core.executor.fleet import Fleet, Member
 from parrot.core.prefixes import Match, generated_key
@@ -33,6 +34,8 @@ PIPE_TOKENS = 16
 """So many generated tokens are handed on at a time."""
 PRIORITY = 1000
 """Behind everything that somebody has asked for."""
+MANY_ENGINES = 64
+"""So many are looked at for one with room."""
 REMEMBERED = 4096
 """Contexts of which it is remembered that they were filled ahead, for `explain`."""
 
@@ -134,31 +137,45 @@ class Ahead:
     def _leading(self, session: Session, record: CallRecord, model: Model) -> Leading | None:
         if record.program is None:
             return None
-        return write_leading(
-            record.program,
-            model,
-            session.graph.variables.__getitem__,
-            tenant_id=session.tenant_id,
-            salt=self._config.salt,
-            cache=self._tokens,
-        )
+        leading, variables = record.leading, session.graph.variables
+        if leading is None or (leading.missing is not None and variables[leading.missing].state == "ready"):
+            leading = record.leading = write_leading(
+                record.program,
+                model,
+                variables.__getitem__,
+                tenant_id=session.tenant_id,
+                salt=self._config.salt,
+                cache=self._tokens,
+            )
+        return leading
 
     def _where(self, session: Session, leading: Leading, model: Model) -> Member | None:
         """Where the call will probably run: where its next input is being made, or where its prefix is."""
-        up = [
-            member
-            for member in self._fleet.members.values()
-            if member.status == "up" and member.info is not None and member.info.model == model.name
-        ]
-        if leading.missing is not None:
-            producer = session.graph.variables[leading.missing].producer
-            record = session.records.get(producer) if producer is not None else None
-            beside = [m for m in up if record is not None and m.engine_id == record.engine_id]
-            if beside and producer is not None and session.graph.calls[producer].state == "running":
-                up = beside
-        holders = [m for m in up if self._fleet.index.longest(m.engine_id, leading.keys)]
-        free = [m for m in holders or up if _has_room(m)]
+        standing = self._fleet.roster().standing(model.name)
+        if standing is None:
+            return None
+        beside = self._beside(session, leading)
+        if beside is not None and beside in standing:
+            member = self._fleet.members[beside]
+            return member if _has_room(member) else None
+        index, members = self._fleet.index, self._fleet.members
+        held = [index.engines_with(key) for key in leading.keys]
+        likely: Iterator[EngineId]
+        if sum(map(len, held)) > MANY_ENGINES:
+            likely = (e for e in standing.emptiest() if any(e in engine_ids for engine_ids in held))
+        elif any(held):
+            likely = iter(standing.in_order(dict.fromkeys(e for engine_ids in held for e in engine_ids)))
+        else:
+            likely = standing.emptiest()
+        free = (member for e in islice(likely, MANY_ENGINES) if _has_room(member := members[e]))
         return min(free, key=lambda member: member.num_calls, default=None)
+
+    def _beside(self, session: Session, leading: Leading) -> EngineId | None:
+        """The engine on which the input that comes next is being made."""
+        producer = session.graph.variables[leading.missing].producer if leading.missing is not None else None
+        if producer is None or session.graph.calls[producer].state != "running":
+            return None
+        return session.records[producer].engine_id
 
     async def fill_now(self, member: Member, leading: Leading) -> int:
         """Fill a prompt's beginning because somebody asked for it; how many tokens were computed for it."""

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import islice
 
 from parrot.core.executor.fleet import Member, Share
-from parrot.core.executor.outlook import look_ahead
+from parrot.core.executor.outlook import look_ahead_from
 from parrot.core.executor.prompt_writer import (
     LONG_TEXT_CHARS,
     PromptWriter,
@@ -97,7 +97,7 @@ class Dispatcher:
         now = self._runtime.clock.wall_s()
         for call_id in call_ids:
             record = session.records[call_id]
-            record.ready_at = now
+            record.ready_at, record.leading = now, None
             self._new[call_id] = self.active[call_id] = (session, record)
         if self._new:
             self._runtime.fleet.wake_scheduler.set()
@@ -415,7 +415,7 @@ class Dispatcher:
         self.touch(session)
         self._runtime.journal.record(events)
         self.make_ready(session, ready)
-        look_ahead(self._runtime, session, session.graph.variables[resolved.variable_id].consumers)
+        look_ahead_from(self._runtime, session, session.graph.variables[resolved.variable_id])
 
     def _engine_failed(self, session: Session, record: CallRecord, error: EngineError) -> None:
         """Try again what is not the call's fault; stop a call that brings engines down."""
@@ -463,7 +463,7 @@ class Dispatcher:
         self, session: Session, record: CallRecord, outcome: CallOutcome, now: float
     ) -> CallFinished:
         record.done_at = now
-        record.prompt = None
+        record.prompt = record.leading = None
         session.analysis.ended(record.call_id)
         self.touch(session)
         self.active.pop(record.call_id, None)

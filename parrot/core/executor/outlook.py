@@ -6,6 +6,7 @@ from functools import partial
 from parrot.core.executor.runtime import Runtime
 from parrot.core.prompts import expected_keys
 from parrot.core.sessions import CallRecord, Session
+from parrot.core.variables import Variable
 from parrot.types.ids import CallId, VariableId
 
 
@@ -15,6 +16,28 @@ def look_ahead(runtime: Runtime, session: Session, call_ids: Iterable[CallId]) -
         if session.graph.calls[call_id].state == "waiting":
             _want(runtime, session, session.records[call_id])
             runtime.ahead.consider(session, session.records[call_id])
+
+
+def look_ahead_from(runtime: Runtime, session: Session, variable: Variable) -> None:
+    """A variable became ready: do as `look_ahead` for the calls that wait for more, where that may change
+    something.
+
+    Of a call with very many inputs most change nothing. What stands before the first that is missing grows
+    when that one comes; how far the call is from running is seen each time when half of them are left.
+    """
+    for call_id in variable.consumers:
+        record, call = session.records[call_id], session.graph.calls[call_id]
+        if call.state != "waiting":
+            continue
+        if _is_power_of_two(call.num_missing):
+            _want(runtime, session, record)
+            runtime.ahead.consider(session, record)
+        elif record.leading is None or record.leading.missing == variable.variable_id:
+            runtime.ahead.consider(session, record)
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number & (number - 1) == 0
 
 
 def _want(runtime: Runtime, session: Session, record: CallRecord) -> None:
