@@ -12,9 +12,10 @@ from pathlib import Path
 
 from parrot import __version__
 from parrot.config import EngineSettings, Settings, load_settings
-from parrot.config.directories import model_cache
+from parrot.config.directories import data_directory, model_cache
 from parrot.config.settings import ENGINE_KINDS
 from parrot.core.service import Service
+from parrot.core.service_config import ServiceConfig
 from parrot.engine.launch import start_here, start_in_process
 from parrot.engine.scripted_config import ScriptedConfig
 from parrot.engine.torch.config import TorchConfig
@@ -22,7 +23,8 @@ from parrot.errors import ConfigError
 from parrot.ports.clock import SystemClock
 from parrot.ports.store import Store
 from parrot.server.app import ParrotApp, create_app
-from parrot.store import MemoryStore, open_store
+from parrot.server.private import read_or_make_secret
+from parrot.store import MemoryStore, StoreConfig, open_store
 from parrot.types.ids import EngineId
 
 OnProgress = Callable[[EngineId, str, float | None], None]
@@ -47,6 +49,7 @@ async def build_service(
 
     Raises:
         StoreError: the store cannot be opened.
+        ConfigError: the secret beside it, or a file of a shared prefix, cannot be used.
     """
     start = start_here if in_process else start_in_process
     engines = {
@@ -54,15 +57,58 @@ async def build_service(
         for engine in settings.engines
         for engine_id in map(EngineId, engine.engine_ids())
     }
+    secret = fresh_hex if store is not None else lambda: read_or_make_secret(_secret_file(settings.store))
+    opened = store if store is not None else await open_store(settings.store)
+    try:
+        config = await asyncio.to_thread(_with_secrets, settings.service, secret)
+    except ConfigError:
+        await opened.close()
+        raise
     return Service(
-        config=settings.service,
+        config=config,
         limits=settings.limits,
-        store=store if store is not None else await open_store(settings.store),
+        store=opened,
         engines=engines,
         clock=SystemClock(),
         fresh=fresh_hex,
         version=__version__,
         on_progress=on_progress,
+    )
+
+
+def _secret_file(store: StoreConfig) -> Path:
+    return data_directory() / "secret" if store.url else Path(f"{store.path}.secret")
+
+
+def _with_secrets(config: ServiceConfig, secret: Callable[[], str]) -> ServiceConfig:
+    """The configuration with a secret, and with the texts of shared prefixes in place of their files."""
+    texts: list[str] = list(config.shared_prefixes)
+    for path in config.shared_prefix_files:
+        try:
+            texts.append(path.read_text(encoding="utf-8").removesuffix("\n"))
+        except (OSError, UnicodeDecodeError):
+            raise ConfigError(
+                f"the shared prefix {path} cannot be read as text", param="service.shared_prefix_files"
+            ) from None
+    return replace(config, salt=config.salt or secret(), shared_prefixes=tuple(texts), shared_prefix_files=())
+
+
+def _secret_file(store: StoreConfig) -> Path:
+    return data_directory() / "secret" if store.url else Path(f"{store.path}.secret")
+
+
+def _with_secrets(config: ServiceConfig, secret: Callable[[], str]) -> ServiceConfig:
+    """The configuration with a secret, and with the texts of shared prefixes in place of their files."""
+    texts: list[str] = list(config.shared_prefixes)
+    for path in config.shared_prefix_files:
+        try:
+            texts.append(path.read_text(encoding="utf-8").removesuffix("\n"))
+        except (OSError, UnicodeDecodeError):
+            raise ConfigError(
+                f"the shared prefix {path} cannot be read as text", param="service.shared_prefix_files"
+            ) from None
+    return replace(
+        config, salt=config.salt or secret(), shared_prefixes=tuple(texts), shared_prefix_files=()
     )
 
 
@@ -95,7 +141,7 @@ async def embedded_app(
     try:
         await service.start()
         await service.wait_ready()
-        yield create_app(service, chosen.server)
+        yield create_app(service, replace(chosen.server, keys=(), keys_file=None))
     finally:
         await service.close()
 

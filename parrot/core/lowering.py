@@ -116,9 +116,11 @@ def lower(
     tokenizer: Tokenizer,
     opaque: bool = False,
     add_bos: bool = True,
+    published: tuple[str, ...] = (),
 ) -> Program:
     """The program of a checked call, its placeholders bound to variables; `opaque` and, for a template,
-    `add_bos` as `Program` has them.
+    `add_bos` as `Program` has them. `published` are beginnings of prompts, or of a first message, that all
+    tenants may share.
 
     Raises:
         TemplateError: `bad_messages`: the model's chat template refuses the messages, or has none.
@@ -147,7 +149,18 @@ def lower(
                 )
             case PlaceholderPiece():
                 segments.append(InputSegment(placeholder=piece.name, variable_id=inputs[piece.name]))
-    return Program(model=model, segments=_merged(segments), add_bos=add_bos, opaque=opaque)
+    merged, is_chat = _merged(segments), checked.template is None
+    if published and opaque:
+        merged = _with_shared_markup(merged) if is_chat else merged
+    elif published:
+        merged = _marked_shared(merged, published, is_chat=is_chat)
+    return Program(
+        model=model,
+        segments=merged,
+        add_bos=add_bos,
+        opaque=opaque,
+        published=published if opaque else (),
+    )
 
 
 def _texts(spec: CallSpec) -> list[tuple[str, str]]:
@@ -320,6 +333,34 @@ def _merged(segments: Iterable[Segment]) -> tuple[Segment, ...]:
         elif segment.text:
             merged.append(segment)
     return tuple(merged)
+
+
+def _marked_shared(
+    segments: tuple[Segment, ...], published: tuple[str, ...], *, is_chat: bool
+) -> tuple[Segment, ...]:
+    """Segments with what is published at their beginning marked, and cut off from what follows it.
+
+    Before a first message stands markup of the model's chat template, which holds nothing of anybody's.
+    """
+    first = 1 if is_chat else 0
+    segment = segments[first] if len(segments) > first else None
+    if not isinstance(segment, ConstantSegment):
+        return segments
+    text = max((text for text in published if text and segment.text.startswith(text)), key=len, default="")
+    if not text:
+        return segments
+    rest = segment.text[len(text) :]
+    after = (replace(segment, text=rest),) if rest else ()
+    shared = replace(segment, text=text, shared=True)
+    return (*_with_shared_markup(segments[:first]), shared, *after, *segments[first + 1 :])
+
+
+def _with_shared_markup(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """Segments with the first, if it is markup, marked as shared."""
+    first = segments[0] if segments else None
+    if not (isinstance(first, ConstantSegment) and first.markup):
+        return segments
+    return (replace(first, shared=True), *segments[1:])
 
 
 def _as_markup(pieces: Iterable[Piece]) -> Iterator[Piece | ConstantSegment]:

@@ -5,7 +5,14 @@ A key stands for all of a prompt's text up to one boundary. Keys are chained ove
 
     (salt, tenant, model) → segment → segment → …
 
-so equal keys mean equal tokens, and two prompts share exactly the boundaries whose keys they have in common.
+where the beginning is a message authentication code (HMAC, RFC 2104) under the service's secret. Nobody who
+lacks that can compute a key, and tenants have no key in common; but what the operator has published begins
+for all alike, and each tenant's own beginning comes in where the published text ends:
+
+    (salt, "", model) → published ┬→ tenant a → segment → …
+                                  └→ tenant b → segment → …
+
+So equal keys mean equal tokens, and two prompts share exactly the boundaries whose keys they have in common.
 A value that a call generated has a key from the moment the call is submitted: its variable. Text that a
 client sent is keyed by itself.
 
@@ -13,6 +20,7 @@ A prompt that comes without structure has keys at every block of tokens instead,
 common with another is found to the block (as prefix caching in vLLM, Kwon et al. 2023, does).
 """
 
+import hmac
 from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,14 +35,22 @@ BLOCK_TOKENS = 32
 """Tokens between two keys of a prompt without structure."""
 
 
+PUBLIC = TenantId("")
+"""Stands in keys for everybody; no tenant is called so."""
+
+
 def root_key(*, salt: str, tenant_id: TenantId, model_hash: str, add_bos: bool) -> PrefixKey:
-    """The key of an empty prompt of one tenant on one model."""
-    hasher = blake2b(digest_size=KEY_BYTES)
-    for part in (salt, tenant_id, model_hash, "bos" if add_bos else ""):
+    """The key of an empty prompt of one tenant, or of `PUBLIC`, on one model; `salt` is the secret."""
+    framed = bytearray()
+    for part in (tenant_id, model_hash, "bos" if add_bos else ""):
         data = part.encode()
-        hasher.update(len(data).to_bytes(4, "big"))
-        hasher.update(data)
-    return PrefixKey(hasher.digest())
+        framed += len(data).to_bytes(4, "big") + data
+    return PrefixKey(hmac.digest(salt.encode(), framed, "sha256")[:KEY_BYTES])
+
+
+def owned_key(public: PrefixKey, root: PrefixKey) -> PrefixKey:
+    """The key from which a tenant's own text goes on after what everybody may share."""
+    return _extend(public, b"o", root)
 
 
 def text_key(before: PrefixKey, text: str, *, markup: bool = False) -> PrefixKey:
@@ -48,16 +64,24 @@ def generated_key(before: PrefixKey, variable_id: VariableId) -> PrefixKey:
 
 
 def block_keys(
-    root: PrefixKey, token_ids: Sequence[int], *, known: Sequence[PrefixKey] = ()
+    root: PrefixKey,
+    token_ids: Sequence[int],
+    *,
+    known: Sequence[PrefixKey] = (),
+    public: PrefixKey | None = None,
+    num_public: int = 0,
 ) -> tuple[tuple[PrefixKey, ...], tuple[int, ...]]:
     """The keys of a prompt after each of its blocks, the last of which may be short, and the tokens up to
-    each. `known` are those of its first blocks, all whole.
+    each. `known` are those of its first blocks, all whole. The first `num_public` blocks begin with the key
+    `public` in place of `root`.
     """
     data = memoryview(array("I", token_ids)).cast("B")
     width = data.nbytes // max(1, len(token_ids))
     keys = list(known)
-    key = keys[-1] if keys else root
+    key = keys[-1] if keys else root if public is None or not num_public else public
     for start in range(len(keys) * BLOCK_TOKENS, len(token_ids), BLOCK_TOKENS):
+        if num_public and start == num_public * BLOCK_TOKENS:
+            key = owned_key(key, root)
         key = _extend(key, b"b", bytes(data[start * width : (start + BLOCK_TOKENS) * width]))
         keys.append(key)
     lengths = [min(end * BLOCK_TOKENS, len(token_ids)) for end in range(1, len(keys) + 1)]

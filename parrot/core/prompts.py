@@ -1,16 +1,24 @@
 """A lowered call made concrete: token ids and prefix keys, once the values of its inputs are there."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
 
-from parrot.core.prefixes import block_keys, generated_key, root_key, text_key
+from parrot.core.prefixes import (
+    BLOCK_TOKENS,
+    PUBLIC,
+    block_keys,
+    generated_key,
+    owned_key,
+    root_key,
+    text_key,
+)
 from parrot.core.variables import Variable
 from parrot.errors import CallError, TemplateError
 from parrot.ports.engine import Tokenizer
 from parrot.types.ids import PrefixKey, TenantId, VariableId
-from parrot.types.program import ConstantSegment, InputSegment, OutputSegment, Program
+from parrot.types.program import ConstantSegment, InputSegment, OutputSegment, Program, Segment
 
 TEXT_CHARS_PER_TOKEN = 4
 """What a remembered text takes, beside its tokens, is counted as one token for so many characters."""
@@ -71,11 +79,15 @@ class TokenCache:
         self.num_tokens = 0
         """What is remembered now, in tokens."""
         self._lock = Lock()
-        self._tokens: OrderedDict[tuple[str, bool, str], tuple[int, ...]] = OrderedDict()
+        self._tokens: OrderedDict[tuple[TenantId, str, bool, str], tuple[int, ...]] = OrderedDict()
 
-    def encode(self, model: Model, text: str, *, markup: bool) -> tuple[int, ...]:
-        """The tokens of `text` alone."""
-        key = (model.model_hash, markup, text)
+    def encode(
+        self, model: Model, text: str, *, markup: bool, tenant_id: TenantId = PUBLIC
+    ) -> tuple[int, ...]:
+        """The tokens of `text` alone. They are remembered for its tenant: else the time it takes would tell
+        whether another had sent it.
+        """
+        key = (tenant_id, model.model_hash, markup, text)
         with self._lock:
             known = self._tokens.get(key)
             if known is not None:
@@ -88,7 +100,7 @@ class TokenCache:
                 self._tokens[key] = token_ids
                 self.num_tokens += size
             while len(self._tokens) > self._max_texts or self.num_tokens > self._max_tokens:
-                (_, _, oldest), its_tokens = self._tokens.popitem(last=False)
+                (*_, oldest), its_tokens = self._tokens.popitem(last=False)
                 self.num_tokens -= _size(oldest, its_tokens)
         return token_ids
 
@@ -120,21 +132,21 @@ def write_prompt(
         CallError: `context_overflow`, with both numbers in `data`.
         TemplateError: `empty_prompt`, when not a single token comes before the first output.
     """
-    root = key = root_key(
-        salt=salt, tenant_id=tenant_id, model_hash=model.model_hash, add_bos=program.add_bos
-    )
+    chain = _Chain(program, model, tenant_id, salt)
+    key = chain.first
     pending: list[int] = list(model.tokenizer.bos_ids) if program.add_bos else []
     num_tokens = len(pending)
     keys: list[PrefixKey] = []
     lengths: list[int] = []
     parts: list[PromptPart] = []
     for segment in program.segments:
+        key = chain.enter(segment, key)
         if isinstance(segment, OutputSegment):
             key = generated_key(key, segment.variable_id)
             parts.append(PromptPart(token_ids=tuple(pending), output=segment, key=key))
             pending = []
             continue
-        token_ids, key = _segment_tokens(segment, key, model, values, cache)
+        token_ids, key = _segment_tokens(segment, key, model, values, cache, tenant_id)
         pending.extend(token_ids)
         num_tokens += len(token_ids)
         if not parts:
@@ -147,8 +159,12 @@ def write_prompt(
         )
     prompt = Prompt(parts=tuple(parts), keys=tuple(keys), lengths=tuple(lengths), num_tokens=num_tokens)
     if program.opaque:
-        in_blocks, ends = block_keys(root, parts[0].token_ids)
-        prompt = replace(prompt, keys=in_blocks, lengths=ends, block_root=root)
+        token_ids = parts[0].token_ids
+        num_public = _num_public_tokens(program, model, token_ids, cache) // BLOCK_TOKENS
+        # Some whole block is always the tenant's own, so that whatever comes after the prompt is, too.
+        num_public = min(num_public, max(0, len(token_ids) // BLOCK_TOKENS - 1))
+        in_blocks, ends = block_keys(chain.own, token_ids, public=chain.public, num_public=num_public)
+        prompt = replace(prompt, keys=in_blocks, lengths=ends, block_root=chain.own)
     check_window(prompt, model)
     return prompt
 
@@ -159,7 +175,7 @@ class Leading:
 
     token_ids: tuple[int, ...]
     key: PrefixKey
-    """The key of all of it."""
+    """The key of all of it, to which what follows is chained."""
     keys: tuple[PrefixKey, ...]
     lengths: tuple[int, ...]
     missing: VariableId | None
@@ -176,18 +192,20 @@ def write_leading(
     cache: TokenCache,
 ) -> Leading:
     """The beginning of a prompt, up to the first input that is pending; arguments as of `write_prompt`."""
-    key = root_key(salt=salt, tenant_id=tenant_id, model_hash=model.model_hash, add_bos=program.add_bos)
+    chain = _Chain(program, model, tenant_id, salt)
+    key = chain.first
     token_ids = list(model.tokenizer.bos_ids) if program.add_bos else []
     keys: list[PrefixKey] = []
     lengths: list[int] = []
     missing: VariableId | None = None
     for segment in program.segments:
+        key = chain.enter(segment, key)
         if isinstance(segment, OutputSegment):
             break
         if isinstance(segment, InputSegment) and values(segment.variable_id).state != "ready":
             missing = segment.variable_id
             break
-        more, key = _segment_tokens(segment, key, model, values, cache)
+        more, key = _segment_tokens(segment, key, model, values, cache, tenant_id)
         token_ids.extend(more)
         keys.append(key)
         lengths.append(len(token_ids))
@@ -210,9 +228,11 @@ def expected_keys(
     """
     if program.opaque:
         return ()
-    key = root_key(salt=salt, tenant_id=tenant_id, model_hash=model.model_hash, add_bos=program.add_bos)
+    chain = _Chain(program, model, tenant_id, salt)
+    key = chain.first
     keys: list[PrefixKey] = []
     for segment in program.segments:
+        key = chain.enter(segment, key)
         match segment:
             case OutputSegment():
                 break
@@ -228,6 +248,53 @@ def expected_keys(
                     break
         keys.append(key)
     return tuple(keys)
+
+
+class _Chain:
+    """Where a prompt's keys begin: with what everybody may share, if it begins so, and from the end of that
+    on with the tenant's own root.
+    """
+
+    def __init__(self, program: Program, model: Model, tenant_id: TenantId, salt: str) -> None:
+        def root(whose: TenantId) -> PrefixKey:
+            return root_key(salt=salt, tenant_id=whose, model_hash=model.model_hash, add_bos=program.add_bos)
+
+        begins_shared = bool(program.segments) and _is_shared(program.segments[0])
+        self.own = root(tenant_id)
+        self.public = root(PUBLIC) if begins_shared or program.published else self.own
+        self.first = self.public if begins_shared else self.own
+        self._in_public = begins_shared
+
+    def enter(self, segment: Segment, key: PrefixKey) -> PrefixKey:
+        """The key to which the segment's is chained, when `key` stands for all before it."""
+        if not self._in_public or _is_shared(segment):
+            return key
+        self._in_public = False
+        return owned_key(key, self.own)
+
+
+def _is_shared(segment: Segment) -> bool:
+    return isinstance(segment, ConstantSegment) and segment.shared
+
+
+def _num_public_tokens(program: Program, model: Model, token_ids: tuple[int, ...], cache: TokenCache) -> int:
+    """How many of a prompt's first tokens are those of a published text, and of markup before it."""
+    if not program.published:
+        return 0
+    first = program.segments[0]
+    markup = first.text if isinstance(first, ConstantSegment) and first.shared else ""
+    before = model.tokenizer.bos_ids if program.add_bos else ()
+    before = (*before, *cache.encode(model, markup, markup=True)) if markup else before
+    return max(
+        _num_common(token_ids, (*before, *cache.encode(model, text, markup=False)))
+        for text in program.published
+    )
+
+
+def _num_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Tokens at the beginning that both have."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _value_key(before: PrefixKey, variable: Variable, model: Model) -> PrefixKey:
@@ -261,12 +328,14 @@ def _segment_tokens(
     model: Model,
     values: Callable[[VariableId], Variable],
     cache: TokenCache,
+    tenant_id: TenantId,
 ) -> tuple[tuple[int, ...], PrefixKey]:
     if isinstance(segment, ConstantSegment):
-        token_ids = cache.encode(model, segment.text, markup=segment.markup)
+        whose = PUBLIC if segment.shared else tenant_id
+        token_ids = cache.encode(model, segment.text, markup=segment.markup, tenant_id=whose)
         return token_ids, text_key(key, segment.text, markup=segment.markup)
     variable = values(segment.variable_id)
     after = _value_key(key, variable, model)
     if variable.token_ids is not None and variable.model_hash == model.model_hash:
         return variable.token_ids, after
-    return cache.encode(model, variable.value or "", markup=False), after
+    return cache.encode(model, variable.value or "", markup=False, tenant_id=tenant_id), after

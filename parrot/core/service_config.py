@@ -1,6 +1,7 @@
 """How the service runs, apart from its limits."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 PolicyName = Literal["fifo", "longest-prefix", "request-level", "throughput", "cache-aware", "app-centric"]
@@ -27,7 +28,13 @@ class ServiceConfig:
     latency_target_s: float = 0.1
     """A step of an engine with a latency-sensitive call in it should not take longer: it bounds the batch."""
     salt: str = ""
-    """A secret that is mixed into every tenant's prefix keys, so that no tenant can guess another's."""
+    """The secret under which prefix keys are made, so that tenants share nothing and guess nothing. Without
+    it `parrot serve` makes one and keeps it in a file beside the store."""
+    shared_prefixes: tuple[str, ...] = ()
+    """Beginnings of prompts, or of their first chat message, that are no secret: tenants share the memory of
+    these, and of nothing else."""
+    shared_prefix_files: tuple[Path, ...] = ()
+    """Text files, each with one more of them; the line end at its end is not part of it."""
     restart_delay_s: float = 0.5
     """An engine that was lost is started again after this; the delay doubles with each failure."""
     max_restart_delay_s: float = 30.0

@@ -53,6 +53,8 @@ class ConstantSegment:
 
     text: str
     markup: bool = False
+    shared: bool = False
+    """The operator has published the prompt up to its end: all tenants may share it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,8 @@ class Program:
     """Begin with the beginning-of-sequence tokens, unless a chat template has written them already."""
     opaque: bool = False
     """Its segments say nothing about what it shares with others: that is found block by block."""
+    published: tuple[str, ...] = ()
+    """When opaque: beginnings of prompts that all tenants may share."""
 
     def outputs(self) -> Iterator[OutputSegment]:
         """The output segments in order."""

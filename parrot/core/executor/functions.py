@@ -250,6 +250,7 @@ class Functions:
             outputs={name: VariableId(name) for name in function.spec.outputs},
             model=model.name,
             tokenizer=model.tokenizer,
+            published=self._runtime.config.shared_prefixes,
         )
         return write_leading(
             program,

@@ -63,6 +63,7 @@ class PromptWriter:
             model=model.name,
             tokenizer=model.tokenizer,
             opaque=session.opaque,
+            published=self._runtime.config.shared_prefixes,
         )
 
 

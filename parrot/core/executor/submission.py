@@ -177,6 +177,7 @@ class Submission:
             model=model.name,
             tokenizer=model.tokenizer,
             opaque=session.opaque,
+            published=self._runtime.config.shared_prefixes,
             add_bos=not any(isinstance(p, TokensParameter) for p in spec.parameters.values()),
         )
         if not all(values.is_ready(variable_id) for variable_id in call.inputs.values()):

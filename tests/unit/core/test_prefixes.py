@@ -1,6 +1,14 @@
 """Prefix keys and the index of who holds what."""
 
-from parrot.core.prefixes import PrefixIndex, generated_key, root_key, text_key
+from parrot.core.prefixes import (
+    BLOCK_TOKENS,
+    PrefixIndex,
+    block_keys,
+    generated_key,
+    owned_key,
+    root_key,
+    text_key,
+)
 from parrot.ports.engine import ContextRef
 from parrot.types.ids import ContextId, EngineId, PrefixKey, TenantId, VariableId
 
@@ -30,6 +38,27 @@ def test_keys_differ_by_tenant_model_salt_and_beginning() -> None:
 
 def test_parts_of_the_root_cannot_be_shifted_into_each_other() -> None:
     assert root(tenant="ab", model="c") != root(tenant="a", model="bc")
+
+
+def test_what_follows_a_published_text_is_a_tenants_own() -> None:
+    published = text_key(root(tenant=""), "You are helpful.")
+    mine, yours = (owned_key(published, root(tenant=tenant)) for tenant in ("t", "u"))
+    assert text_key(mine, "Hi") != text_key(yours, "Hi")
+
+
+def test_published_blocks_have_the_same_keys_for_all_and_later_ones_have_not() -> None:
+    tokens = list(range(5 * BLOCK_TOKENS + 3))
+    mine, yours = (
+        block_keys(root(tenant=tenant), tokens, public=root(tenant=""), num_public=2)[0]
+        for tenant in ("t", "u")
+    )
+    assert [a == b for a, b in zip(mine, yours, strict=True)] == [True, True, False, False, False, False]
+
+
+def test_blocks_go_on_as_if_they_had_been_made_at_once() -> None:
+    tokens = list(range(5 * BLOCK_TOKENS))
+    whole, _ = block_keys(root(), tokens, public=root(tenant=""), num_public=2)
+    assert block_keys(root(), tokens, known=whole[:3])[0] == whole
 
 
 def test_markup_and_plain_text_never_share() -> None:

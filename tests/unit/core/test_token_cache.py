@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from parrot.core.prompts import Model, TokenCache
+from parrot.types.ids import TenantId
 
 
 class CountingTokenizer:
@@ -46,6 +47,14 @@ def test_markup_and_plain_text_are_two_things() -> None:
     cache = TokenCache()
     cache.encode(model, "<s>", markup=False)
     cache.encode(model, "<s>", markup=True)
+    assert tokenizer.num_asked == 2
+
+
+def test_the_time_it_takes_does_not_tell_a_tenant_what_another_sent() -> None:
+    model, tokenizer = make_model()
+    cache = TokenCache()
+    cache.encode(model, "a secret", markup=False, tenant_id=TenantId("a"))
+    cache.encode(model, "a secret", markup=False, tenant_id=TenantId("b"))
     assert tokenizer.num_asked == 2
 
 
