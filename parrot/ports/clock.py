@@ -22,7 +22,14 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clock. The only place where the core's time comes from the operating system."""
+    """The machine's clock. The only place where the core's time comes from the operating system.
+
+    The wall clock is read once, and goes on from there with the monotonic one: somebody who sets the machine's
+    clock while the service runs neither ends every call and session at once, nor keeps any for ever.
+    """
+
+    def __init__(self) -> None:
+        self._epoch_s = time.time() - time.monotonic()
 
     def now_s(self) -> float:
         """Monotonic seconds."""
@@ -30,7 +37,7 @@ class SystemClock:
 
     def wall_s(self) -> float:
         """Seconds since the epoch."""
-        return time.time()
+        return self._epoch_s + time.monotonic()
 
     async def sleep(self, duration_s: float) -> None:
         """Sleep on the running event loop."""
