@@ -9,6 +9,7 @@ MEMBERS = {
     "soak": ("parrot.cli.bench_soak:bench_soak", "Random traffic on the torch engine at full memory."),
     "apps": ("parrot.cli.bench_apps:bench_apps", "Run applications on Parrot and on other servers in turn."),
     "control": ("parrot.cli.bench_control:bench_control", "Measure the service by itself, over HTTP."),
+    "scale": ("parrot.cli.bench_scale:bench_scale", "Large and many applications, over HTTP."),
 }
 
 
