@@ -13,7 +13,7 @@ import httpx2
 from parrot.core.limits import Limits
 from parrot.core.service import Service
 from parrot.core.service_config import ServiceConfig
-from parrot.engine.launch import start_here
+from parrot.engine.launch import EngineConfig, start_here
 from parrot.engine.scripted_config import ScriptedAnswer, ScriptedConfig
 from parrot.ports.clock import SystemClock
 from parrot.server.app import create_app
@@ -139,10 +139,12 @@ def json_bytes(value: object) -> bytes:
 
 
 @asynccontextmanager
-async def running_service(*, limits: Limits = LIMITS, **server: Any) -> AsyncIterator[Harness]:
-    """A service with one scripted engine in this process, on a free port, with keys for two tenants."""
+async def running_service(
+    *, limits: Limits = LIMITS, engine: EngineConfig | None = None, **server: Any
+) -> AsyncIterator[Harness]:
+    """A service with one engine in this process, on a free port, with keys for two tenants."""
     engine_id = EngineId("scripted-0")
-    scripted = ScriptedConfig(
+    scripted = engine or ScriptedConfig(
         context_tokens=CONTEXT_TOKENS,
         answers=tuple(ScriptedAnswer(pattern=mark, answer=text) for mark, text in ANSWERS.items()),
     )

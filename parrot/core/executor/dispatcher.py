@@ -329,6 +329,7 @@ class Dispatcher:
         self._homes.leave(entry.seen.objective.task_group)
         self._ready.finish(
             call_id,
+            entry.session.tenant_id,
             prompt_tokens=max(0, record.num_prompt_tokens - record.num_shared_tokens),
             output_tokens=record.num_output_tokens,
         )

@@ -39,7 +39,6 @@ class WaitingRoom:
         self._fair = FairQueue() if fair else None
         self._share = share
         self._ready: dict[CallId, Ready] = {}
-        self._taken: dict[CallId, TenantId] = {}
         self._admission = admission
         self._occupancy = admission.occupancy if admission is not None else Occupancy()
         self._groups: dict[tuple[str | None, str], dict[CallId, ReadyCall]] = {}
@@ -118,15 +117,16 @@ class WaitingRoom:
         if self._fair is not None:
             self._fair.admit(call_id)
         ready = self._ready.pop(call_id)
-        self._taken[call_id] = ready.session.tenant_id
         self._occupancy.leave(ready.session.tenant_id)
         self._occupancy.start(ready.session.tenant_id)
         self._leave_group(ready.seen)
         return ready
 
-    def finish(self, call_id: CallId, *, prompt_tokens: int, output_tokens: int) -> None:
-        """A placed call has ended, and was served so much."""
-        self._occupancy.end(self._taken.pop(call_id))
+    def finish(
+        self, call_id: CallId, tenant_id: TenantId, *, prompt_tokens: int, output_tokens: int
+    ) -> None:
+        """An attempt at a placed call has ended, and was served so much; the next may have been placed."""
+        self._occupancy.end(tenant_id)
         if self._fair is not None:
             self._fair.finish(call_id, Work(prompt_tokens=prompt_tokens, output_tokens=output_tokens))
 

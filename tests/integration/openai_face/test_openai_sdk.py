@@ -1,0 +1,161 @@
+"""OpenAI's own SDK as a client, of whichever version is installed; `nox -s openai2 openai3` runs both."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from http_harness import KEY_A, Harness, running_service
+
+openai = pytest.importorskip("openai", reason="the openai SDK is not installed")
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+Client = Any
+"""`openai.AsyncOpenAI`, whose types are there only where the SDK is."""
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service() -> AsyncIterator[Harness]:
+    """A service for all tests here."""
+    async with running_service() as harness:
+        yield harness
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def client(service: Harness) -> AsyncIterator[Client]:
+    """The SDK's client, set up as its users do."""
+    async with openai.AsyncOpenAI(
+        base_url=f"http://127.0.0.1:{service.port}/v1", api_key=KEY_A, max_retries=0
+    ) as sdk:
+        yield sdk
+
+
+async def test_models_are_listed(client: Client) -> None:
+    models = await client.models.list()
+    assert [model.id for model in models.data] == ["scripted"]
+
+
+async def test_a_chat_is_answered(client: Client) -> None:
+    answer = await client.chat.completions.create(
+        model="scripted",
+        messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi #text"}],
+        temperature=0,
+        max_completion_tokens=50,
+        metadata={"team": "a"},
+        user="u",
+    )
+    assert answer.choices[0].message.content == "no JSON at all"
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens_details is not None
+    assert answer.usage.prompt_tokens_details.cached_tokens == 0
+
+
+async def test_a_chat_is_streamed(client: Client) -> None:
+    pieces, usage = [], None
+    stream = await client.chat.completions.create(
+        model="scripted",
+        messages=[{"role": "user", "content": "Hi #text"}],
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    async for chunk in stream:
+        usage = chunk.usage or usage
+        pieces += [choice.delta.content or "" for choice in chunk.choices]
+    assert "".join(pieces) == "no JSON at all"
+    assert usage is not None
+    assert usage.completion_tokens > 0
+
+
+async def test_the_sdks_own_stream_helper_puts_a_chat_together(client: Client) -> None:
+    async with client.chat.completions.stream(
+        model="scripted", messages=[{"role": "user", "content": "Hi #text"}]
+    ) as stream:
+        async for _ in stream:
+            pass
+        final = await stream.get_final_completion()
+    assert final.choices[0].message.content == "no JSON at all"
+
+
+async def test_likelihoods_are_understood(client: Client) -> None:
+    answer = await client.chat.completions.create(
+        model="scripted",
+        messages=[{"role": "user", "content": "Hi #text"}],
+        logprobs=True,
+        top_logprobs=2,
+    )
+    told = answer.choices[0].logprobs
+    assert told is not None
+    assert told.content is not None
+    assert "".join(token.token for token in told.content) == "no JSON at all"
+    assert all(len(token.top_logprobs) == 2 for token in told.content)
+
+
+async def test_an_answer_follows_a_schema(client: Client) -> None:
+    answer = await client.chat.completions.create(
+        model="scripted",
+        messages=[{"role": "user", "content": "Where?"}],
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "place", "schema": SCHEMA, "strict": True},
+        },
+    )
+    assert json.loads(answer.choices[0].message.content or "").keys() == {"city"}
+
+
+async def test_completions_are_given_whole_and_streamed(client: Client) -> None:
+    extra = {"ignore_eos": True, "min_tokens": 2, "top_k": -1}
+    whole = await client.completions.create(
+        model="scripted", prompt="Go on", max_tokens=40, temperature=0, logprobs=2, extra_body=extra
+    )
+    assert whole.choices[0].finish_reason == "length"
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == 40
+    stream = await client.completions.create(
+        model="scripted", prompt="Go on", max_tokens=40, temperature=0, stream=True, extra_body=extra
+    )
+    text = "".join([choice.text async for chunk in stream for choice in chunk.choices])
+    assert text == whole.choices[0].text
+
+
+async def test_errors_are_the_sdks_own(client: Client, service: Harness) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        await client.completions.create(model="gpt-9", prompt="x")
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as too_long:
+        await client.completions.create(model="scripted", prompt="word " * 5000)
+    assert too_long.value.code == "context_length_exceeded"
+    with pytest.raises(openai.UnprocessableEntityError) as wrong:
+        await client.completions.create(model="scripted", prompt="x", max_tokens=0)
+    assert wrong.value.param == "max_tokens"
+    stranger = openai.AsyncOpenAI(base_url=client.base_url, api_key="no", max_retries=0)
+    with pytest.raises(openai.AuthenticationError):
+        await stranger.models.list()
+    await stranger.close()
+
+
+async def test_a_stream_that_is_left_frees_its_request(client: Client, service: Harness) -> None:
+    stream = await client.chat.completions.create(
+        model="scripted",
+        messages=[{"role": "user", "content": "Talk"}],
+        stream=True,
+        max_tokens=4000,
+        extra_body={"ignore_eos": True},
+    )
+    async for _ in stream:
+        break
+    await stream.close()
+    async with asyncio.timeout(2):
+        while service.service.counters()["sessions_open"]:
+            await asyncio.sleep(0.02)
+    assert service.service.counters()["calls_running"] == 0
