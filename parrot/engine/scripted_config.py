@@ -57,6 +57,8 @@ class ScriptedConfig:
     """How much of the prompt's end the rules look at, in characters."""
     answer_words: int = 40
     """Mean length of a drawn answer, in words; drawn lengths lie between half and one and a half of it."""
+    key: Literal["tokens", "text"] = "tokens"
+    """What drawn answers follow from: the prompt's tokens, or its text, however that is cut into segments."""
     faults: tuple[ScriptedFault, ...] = ()
     """Faults, for tests of what is built on engines."""
     prefill_tokens_per_s: float = 0.0

@@ -69,8 +69,11 @@ class ScriptedText:
         """
         pieces = list(prompt)
         digest = hashlib.blake2b(self._seed, digest_size=32)
-        for piece in pieces:
-            digest.update(piece)
+        if self._config.key == "text":
+            digest.update(self._tokenizer.decode([token for piece in pieces for token in piece]).encode())
+        else:
+            for piece in pieces:
+                digest.update(piece)
         if sampling.temperature > 0:
             seed = f"draw {next(self._draws)}" if sampling.seed is None else f"seed {sampling.seed}"
             digest.update(seed.encode())

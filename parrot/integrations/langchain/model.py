@@ -1,0 +1,216 @@
+"""`ChatParrot`: a LangChain chat model on a Parrot service."""
+
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.utils import secret_from_env
+from langchain_openai.chat_models.base import BaseChatOpenAI
+from pydantic import ConfigDict, Field, SecretStr
+
+from parrot.integrations.langchain.run import ACTIVE, LazyRun, Service
+
+DEFAULT_URL = "http://127.0.0.1:8321/v1"
+NO_KEY = "none"
+"""Sent when no key is configured: the OpenAI client wants one."""
+
+_SAMPLING = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "seed": "seed",
+    "max_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "stop": "stop",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "min_tokens": "min_tokens",
+    "ignore_eos": "ignore_eos",
+}
+"""Parameters of a chat completion that a call has too, and what they are called there."""
+
+_WITHOUT_MEANING: Mapping[str, object] = {"stream": False, "n": 1}
+"""Parameters that change nothing when they have these values."""
+
+_NAME = re.compile(r"[^A-Za-z0-9_]+")
+
+
+class ChatParrot(BaseChatOpenAI):
+    """A chat model that a Parrot service serves, over its OpenAI-compatible endpoint.
+
+    Within a chain made by `lazy`, calls are submitted to the chain's application graph instead, when they ask
+    for nothing but text: no tools, no structured output, one answer.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    openai_api_base: str | None = Field(default=DEFAULT_URL, alias="base_url")
+    """The service's address, with `/v1`."""
+    openai_api_key: SecretStr | None = Field(
+        alias="api_key", default_factory=secret_from_env("PARROT_API_KEY", default=NO_KEY)
+    )
+    """The service's key; `PARROT_API_KEY` when it is not given."""
+    max_tokens: int | None = Field(default=512)
+    """Of an answer."""
+    temperature: float | None = 0.0
+    """0 takes the most likely token."""
+    use_responses_api: bool | None = False
+    stream_usage: bool | None = True
+
+    @property
+    def _llm_type(self) -> str:
+        return "chat-parrot"
+
+    @property
+    def lc_secrets(self) -> dict[str, str]:
+        """Where the key comes from when a serialised model is loaded."""
+        return {"openai_api_key": "PARROT_API_KEY"}
+
+    @classmethod
+    def get_lc_namespace(cls) -> list[str]:
+        """Where it is serialised under."""
+        return ["parrot", "integrations", "langchain"]
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """Its parameters are enough to make it again."""
+        return True
+
+    def service(self) -> Service:
+        """Where its lazy calls go."""
+        url = (self.openai_api_base or DEFAULT_URL).rstrip("/").removesuffix("/v1")
+        key = self.openai_api_key.get_secret_value() if isinstance(self.openai_api_key, SecretStr) else None
+        return Service(url=url, api_key=None if key == NO_KEY else key)
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        run = ACTIVE.get()
+        if run is None:
+            result: ChatResult = super()._generate(messages, stop, run_manager, **kwargs)
+            return result
+        mark = self._submit(run, messages, stop, run_manager, kwargs)
+        if mark is None:
+            return self._generate_now(run.resolve(messages), stop, run_manager, **kwargs)
+        return _result(mark)
+
+    def _generate_now(self, *args: Any, **kwargs: Any) -> ChatResult:
+        result: ChatResult = super()._generate(*args, **kwargs)
+        return result
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        run = ACTIVE.get()
+        if run is not None:
+            mark = self._submit(run, messages, stop, run_manager, kwargs)
+            if mark is not None:
+                return _result(mark)
+            messages = await run.aresolve(messages)
+        result: ChatResult = await super()._agenerate(messages, stop, run_manager, **kwargs)
+        return result
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        run = ACTIVE.get()
+        if run is not None:
+            mark = self._submit(run, messages, stop, run_manager, kwargs)
+            if mark is not None:
+                yield ChatGenerationChunk(message=AIMessageChunk(content=mark))
+                return
+            messages = run.resolve(messages)
+        yield from super()._stream(messages, stop, run_manager, **kwargs)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        run = ACTIVE.get()
+        if run is not None:
+            mark = self._submit(run, messages, stop, run_manager, kwargs)
+            if mark is not None:
+                yield ChatGenerationChunk(message=AIMessageChunk(content=mark))
+                return
+            messages = await run.aresolve(messages)
+        async for chunk in super()._astream(messages, stop, run_manager, **kwargs):
+            yield chunk
+
+    def _submit(
+        self,
+        run: LazyRun,
+        messages: Sequence[BaseMessage],
+        stop: list[str] | None,
+        run_manager: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None,
+        kwargs: Mapping[str, Any],
+    ) -> str | None:
+        """Submit the call; None when it asks for more than a call of a graph can give."""
+        roles = _roles(messages)
+        sampling = _sampling(self._get_request_payload(list(messages), stop=stop, **kwargs))
+        if roles is None or sampling is None:
+            return None
+        name = _call_name(run_manager.metadata if run_manager is not None else {})
+        return run.submit(self.service(), name, self.model_name, roles, sampling)
+
+
+def _result(mark: str) -> ChatResult:
+    return ChatResult(generations=[ChatGeneration(message=AIMessage(content=mark))])
+
+
+def _roles(messages: Sequence[BaseMessage]) -> list[tuple[str, str]] | None:
+    """The messages as a call has them; None when they are more than texts of the three roles."""
+    known = {"system": "system", "human": "user", "ai": "assistant"}
+    found: list[tuple[str, str]] = []
+    for message in messages:
+        role = known.get(message.type)
+        tools = getattr(message, "tool_calls", None) or message.additional_kwargs
+        if role is None or tools or not isinstance(message.content, str):
+            return None
+        found.append((role, message.content))
+    return found
+
+
+def _sampling(payload: Mapping[str, Any]) -> dict[str, object] | None:
+    """A call's sampling; None when a parameter has no place there."""
+    fields = {
+        name: value for name, value in payload.items() if name not in ("messages", "model", "extra_body")
+    }
+    fields |= payload.get("extra_body") or {}
+    sampling: dict[str, object] = {"temperature": 1.0}
+    for name, value in fields.items():
+        if value is None or (name in _WITHOUT_MEANING and value == _WITHOUT_MEANING[name]):
+            continue
+        if name == "stop":
+            sampling["stop"] = (value,) if isinstance(value, str) else tuple(value)
+        elif name in _SAMPLING:
+            sampling[_SAMPLING[name]] = value
+        elif name not in ("stream", "stream_options"):
+            return None
+    return sampling if "max_tokens" in sampling else None
+
+
+def _call_name(metadata: Mapping[str, Any]) -> str:
+    """What the call is called in the graph: the LangGraph node and step that make it, if any does."""
+    node = metadata.get("langgraph_node")
+    if not isinstance(node, str):
+        return "chat"
+    step = metadata.get("langgraph_step", "")
+    name = _NAME.sub("_", f"{node}_{step}").strip("_")[:48]
+    return name if name[:1].isalpha() or name[:1] == "_" else f"node_{name}"[:48]
