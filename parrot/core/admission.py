@@ -145,10 +145,10 @@ class Admission:
         self._endings_at_s = 0.0
         self._warned_at_s: dict[tuple[TenantId, str], float] = {}
 
-    @property
-    def weights(self) -> Mapping[TenantId, float]:
-        """Tenants whose weight is not 1."""
-        return {tenant: terms.weight for tenant, terms in self._terms.items() if terms.weight != 1.0}
+    def weight_of(self, tenant_id: TenantId) -> float:
+        """A tenant's weight; 1 when its terms say nothing."""
+        terms = self._terms.get(tenant_id)
+        return 1.0 if terms is None else terms.weight
 
     def update(self, terms: Mapping[TenantId, TenantTerms], *, metered: bool) -> None:
         """Other terms from now on; what was taken stays taken."""

@@ -1,9 +1,12 @@
-"""Token-weighted fair sharing between tenants, and between the sessions of each tenant.
+"""Token-weighted fair sharing between tenants, and, with `turns`, between the sessions of each tenant.
 
 Every tenant has a **virtual token counter**: the cost of what it was served, divided by its weight. The
-waiting call of the tenant with the lowest counter is admitted next; within the tenant, in the same way, that
-of the session with the lowest; within the session, the one with the lowest rank. So a share does not grow
-with the number of calls, nor with the number of sessions.
+waiting call of the tenant with the lowest counter is admitted next; within the tenant, the one with the
+lowest rank. So a share does not grow with the number of calls, nor with the number of sessions.
+
+With `turns`, the sessions of a tenant are served alike too: within the tenant, in the same way, that of the
+session with the lowest counter; within the session, the one with the lowest rank. Sessions that are alike
+then all end late, at about the same time (processor sharing); by rank one after the other ends.
 
     tenant a  ▓▓▓▓▓▓░░░░      session 1 ▓▓▓▓      call, call, call     ← next: tenant b, session 3
     tenant b  ▓▓▓▓░░░░░░      session 2 ▓▓        call
@@ -17,7 +20,7 @@ wait is lifted to the lowest counter of those who wait already, so that nobody s
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Generic, TypeVar
@@ -53,22 +56,23 @@ class WaitingCall:
     expected: Work
     """What it is charged with on admission: prompt tokens that are shared may be left out."""
     rank: Rank = ()
-    """Its place among the waiting calls of its session, lower first; of equals, who came first."""
+    """Its place among the waiting calls of its tenant, with `turns` of its session: lower first, and of
+    equals who came first."""
 
 
 class FairQueue:
     """Waiting calls in the order in which they are to be admitted, and what everybody was served."""
 
     def __init__(
-        self, *, weights: Mapping[TenantId, float] | None = None, cost: TokenCost | None = None
+        self,
+        *,
+        weight_of: Callable[[TenantId], float] = lambda _: 1.0,
+        cost: TokenCost | None = None,
+        turns: bool = False,
     ) -> None:
-        """`weights` are of tenants, above 0; a tenant without one has 1, and so has every session.
-
-        Raises `ValueError` for a weight that is not above 0.
-        """
-        self._weights = dict(weights or {})
-        if not all(weight > 0 for weight in self._weights.values()):
-            raise ValueError("a weight has to be above 0")
+        """`weight_of` gives a tenant's weight, above 0, at any time; every session has 1."""
+        self._weight_of = weight_of
+        self._turns = turns
         self._cost = cost or TokenCost()
         self._tenants = _Counters[TenantId]()
         self._sessions: dict[TenantId, _Counters[SessionId]] = {}
@@ -88,9 +92,10 @@ class FairQueue:
         assert call.call_id not in self._waiting, f"{call.call_id} waits already"
         self._arrivals += 1
         self._waiting[call.call_id] = (call, self._arrivals)
-        insort(self._queues.setdefault(call.session_id, []), (call.rank, self._arrivals, call.call_id))
+        share = self._share(call)
+        insort(self._queues.setdefault(share, []), (call.rank, self._arrivals, call.call_id))
         self._tenants.arrive(call.tenant_id)
-        self._sessions.setdefault(call.tenant_id, _Counters()).arrive(call.session_id)
+        self._sessions.setdefault(call.tenant_id, _Counters()).arrive(share)
 
     def remove(self, call_id: CallId) -> None:
         """A call waits no longer, and was not admitted. Nothing happens when it did not wait."""
@@ -98,12 +103,13 @@ class FairQueue:
         if found is None:
             return
         call, arrival = found
-        queue = self._queues[call.session_id]
+        share = self._share(call)
+        queue = self._queues[share]
         del queue[bisect_left(queue, (call.rank, arrival, call_id))]
         if not queue:
-            del self._queues[call.session_id]
+            del self._queues[share]
         self._tenants.leave(call.tenant_id)
-        self._sessions[call.tenant_id].leave(call.session_id)
+        self._sessions[call.tenant_id].leave(share)
 
     def admit(self, call_id: CallId) -> None:
         """A waiting call is served from now on; it is charged with what it is expected to cost."""
@@ -137,6 +143,8 @@ class FairQueue:
     def forget(self, tenant_id: TenantId, session_id: SessionId) -> None:
         """A session is closed; none of its calls waits. What its tenant was served is kept."""
         assert session_id not in self._queues, f"calls of {session_id} wait"
+        if not self._turns:
+            return
         sessions = self._sessions.get(tenant_id)
         if sessions is not None:
             sessions.forget(session_id)
@@ -168,23 +176,24 @@ class FairQueue:
             sessions.advance(cost, last=position + 1 == len(queue))
             remaining = left[tenant_id]
             left[tenant_id] = remaining = None if remaining is None else remaining - 1
-            tenants.advance(cost / self._weight(tenant_id), last=sessions.empty or remaining == 0)
+            tenants.advance(cost / self._weight_of(tenant_id), last=sessions.empty or remaining == 0)
 
     def counter(self, tenant_id: TenantId) -> float:
         """A tenant's virtual token counter."""
         return self._tenants.value(tenant_id)
 
     def session_counter(self, tenant_id: TenantId, session_id: SessionId) -> float:
-        """A session's virtual token counter, among those of its tenant."""
+        """With `turns`: a session's virtual token counter, among those of its tenant."""
         sessions = self._sessions.get(tenant_id)
         return 0.0 if sessions is None else sessions.value(session_id)
 
-    def _weight(self, tenant_id: TenantId) -> float:
-        return self._weights.get(tenant_id, 1.0)
+    def _share(self, call: WaitingCall) -> SessionId:
+        """With whom a call shares a queue and a counter within its tenant: its session, or all of them."""
+        return call.session_id if self._turns else SessionId(call.tenant_id)
 
     def _charge(self, call: WaitingCall, cost: float) -> None:
-        self._tenants.charge(call.tenant_id, cost / self._weight(call.tenant_id))
-        self._sessions[call.tenant_id].charge(call.session_id, cost)
+        self._tenants.charge(call.tenant_id, cost / self._weight_of(call.tenant_id))
+        self._sessions[call.tenant_id].charge(self._share(call), cost)
 
 
 @dataclass(slots=True, kw_only=True)

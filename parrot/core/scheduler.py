@@ -2,8 +2,8 @@
 alike.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 from parrot.core.prefixes import PrefixIndex
@@ -52,8 +52,6 @@ class Snapshot:
     """Read only."""
     latency_target_s: float = 0.1
     """A step with a latency-sensitive call in it should not take longer."""
-    group_homes: Mapping[str, EngineId] = field(default_factory=dict)
-    """Where calls of a task group were placed in earlier rounds."""
     group_of: Callable[[ReadyCall], Sequence[ReadyCall]] | None = None
     """All waiting calls of a call's task group, also those that come later; None to look for them among
     `ready`."""
@@ -99,12 +97,6 @@ class Seat:
             num_tokens=state.num_tokens,
             num_unfilled_tokens=state.num_unfilled_tokens,
         )
-
-    def finish_s(self, call: ReadyCall, shared: int) -> float:
-        """When the call would be done here, if all goes as the engine's pace has it."""
-        pace = self.state.pace
-        fill_s = pace.fill_s(self.num_unfilled_tokens + call.num_prompt_tokens - shared)
-        return fill_s + call.num_output_tokens * pace.step_s(min(self.num_calls + 1, self.state.max_batch))
 
     def fits(self, call: ReadyCall, shared: int, batch: int) -> bool:
         """Whether a batch of at most `batch` calls has a place for it, and the memory; an empty engine has

@@ -4,7 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-PolicyName = Literal["fifo", "longest-prefix", "request-level", "throughput", "cache-aware", "app-centric"]
+PolicyName = Literal[
+    "fifo",
+    "longest-prefix",
+    "request-level",
+    "throughput",
+    "priority-hints",
+    "cache-aware",
+    "app-centric",
+]
 
 Ingredient = Literal["groups", "sharing", "affinity", "prefill-ahead", "pipelining", "retention", "fairness"]
 """What makes the service application-centric; each can be switched off to see what it brings.
@@ -17,6 +25,10 @@ admitted by what their tenants and sessions were served; without it, as they cam
 """
 
 
+SessionOrder = Literal["due", "turns"]
+"""Which of a tenant's sessions is next: the one that is due first, or the one that was served least."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceConfig:
     """Settings of the core."""
@@ -25,6 +37,9 @@ class ServiceConfig:
     """How ready calls are given to engines."""
     without: tuple[Ingredient, ...] = ()
     """Ingredients that are switched off, to measure what they bring."""
+    session_order: SessionOrder = "due"
+    """Of a tenant's sessions, `due`: the older, and the one with less work left, goes on, within bounds;
+    `turns`: the one that was served the fewest tokens is next, so that all get on alike."""
     latency_target_s: float = 0.1
     """A step of an engine with a latency-sensitive call in it should not take longer: it bounds the batch."""
     salt: str = ""

@@ -70,6 +70,8 @@ class CallRecord:
     """Of the shared tokens, those that were filled while the call waited for its inputs."""
     filled_ahead: FilledAhead | None = None
     """Of the context that it forked from."""
+    priority: int | None = None
+    """What engines are told, lower first; None when calls run as they come."""
     objective: CallObjective | None = None
     """What it was placed under, or waits under."""
     failure: Failure | None = None

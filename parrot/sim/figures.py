@@ -235,7 +235,7 @@ def _copilot_output(output_tokens: float, *, batch: int) -> Values:
 
 def _gpts(limit_ms: float) -> Values:
     """Milliseconds between requests that keep the mean latency of an output token below `limit_ms`."""
-    shape = partial(engine, "a6000-48g-7b", kv_tokens=3000 * 16)
+    shape = partial(engine, "a6000-48g-7b", kv_tokens=3000 * 16, max_batch=128)
     whole, paged = [shape()] * 4, [shape(reads="each")] * 4
     capped = [shape(kv_tokens=30_000, reads="each", chunked=False)] * 4
     systems = {

@@ -10,7 +10,7 @@ from random import Random
 from parrot.sim.application import AppCall, Application, Piece, Ref, Text
 from parrot.sim.chance import text_seeds
 
-CHARS_PER_TOKEN = 4.0
+CHARS_PER_TOKEN = 3.4
 """Of the paper's articles."""
 _INSTRUCTION_TOKENS = 40
 """What a summary's prompt says around the text."""

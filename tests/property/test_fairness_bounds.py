@@ -84,7 +84,7 @@ def test_those_who_wait_are_served_alike(
 ) -> None:
     """F1 between tenants, F2 between the sessions of a tenant, F3: nobody starves, F4: no credit."""
     by_tenant = {TenantId(f"t{i}"): weight for i, weight in enumerate(weights)}
-    queue = FairQueue(weights=by_tenant, cost=COST)
+    queue = FairQueue(weight_of=by_tenant.__getitem__, cost=COST, turns=True)
     tenants = Watch(dict(by_tenant.items()))
     sessions = {tenant_id: Watch({}) for tenant_id in by_tenant}
     waiting: dict[CallId, WaitingCall] = {}
@@ -136,7 +136,8 @@ def test_the_order_names_every_waiting_call_once_and_is_kept(
     calls: Sequence[tuple[int, int, int, int]], weights: Sequence[float], num_served: int
 ) -> None:
     """F5: asking changes nothing, and whoever is admitted in the foreseen order confirms it."""
-    queue = FairQueue(weights={TenantId(f"t{i}"): weight for i, weight in enumerate(weights)}, cost=COST)
+    by_tenant = {TenantId(f"t{i}"): weight for i, weight in enumerate(weights)}
+    queue = FairQueue(weight_of=by_tenant.__getitem__, cost=COST, turns=True)
     known: dict[CallId, WaitingCall] = {}
     for number, (tenant, session, rank, tokens) in enumerate(calls):
         call = WaitingCall(
@@ -170,7 +171,7 @@ def test_in_the_end_a_tenant_is_charged_what_it_was_served(
 ) -> None:
     """F6: whatever was expected, and whatever progress was told in between."""
     tenant_id, session_id = TenantId("t0"), SessionId("s")
-    queue = FairQueue(weights={tenant_id: weights[0]}, cost=COST)
+    queue = FairQueue(weight_of=lambda _: weights[0], cost=COST, turns=True)
     for number, (expected, _) in enumerate(costs):
         queue.add(
             WaitingCall(

@@ -32,8 +32,8 @@ MIN_TOKENS = 32
 """Less than this is not filled ahead: the request would cost more than it saves."""
 PIPE_TOKENS = 16
 """So many generated tokens are handed on at a time."""
-PRIORITY = 1000
-"""Behind everything that somebody has asked for."""
+PRIORITY = 1 << 52
+"""Behind everything that somebody has asked for, whenever that is due."""
 MANY_ENGINES = 64
 """So many are looked at for one with room."""
 REMEMBERED = 4096

@@ -18,7 +18,7 @@ from parrot.core.executor.prompt_writer import (
 )
 from parrot.core.executor.runner import Attempt, Resolved
 from parrot.core.executor.runtime import Runtime
-from parrot.core.executor.waiting import GroupHomes, Ready, WaitingRoom
+from parrot.core.executor.waiting import Ready, WaitingRoom
 from parrot.core.graph import Spread
 from parrot.core.policies import make_policy
 from parrot.core.prompts import Model, Prompt
@@ -61,12 +61,12 @@ class Dispatcher:
         self._new: dict[CallId, tuple[Session, CallRecord]] = {}
         self._ready = WaitingRoom(
             fair=config.policy == "app-centric" and config.has("fairness"),
+            turns=config.session_order == "turns",
             share=config.has("sharing"),
             admission=runtime.admission,
         )
         self._stale: dict[SessionId, Session] = {}
         """Sessions in which something changed that objectives follow from."""
-        self._homes = GroupHomes()
         self._running: dict[CallId, asyncio.Task[None]] = {}
         self.active: dict[CallId, tuple[Session, CallRecord]] = {}
         """Calls with all their inputs that have not ended, oldest first."""
@@ -274,7 +274,6 @@ class Dispatcher:
             engines=fleet.roster(),
             index=fleet.index,
             latency_target_s=self._runtime.config.latency_target_s,
-            group_homes=self._homes.engines,
             group_of=self._ready.group_of,
         )
         num_started = 0
@@ -315,7 +314,6 @@ class Dispatcher:
         )
         share = Share.of(entry.seen, placement.num_shared_tokens)
         member.take(share)
-        self._homes.enter(objective.task_group, placement.engine_id)
         self._idle.clear()
         task = group.create_task(
             self._drive(session, record, entry.model, member, share), name=record.call_id
@@ -326,7 +324,6 @@ class Dispatcher:
     def _ended(self, entry: Ready, member: Member, share: Share, task: asyncio.Task[None]) -> None:
         call_id, record = entry.record.call_id, entry.record
         member.give_back(share)
-        self._homes.leave(entry.seen.objective.task_group)
         self._ready.finish(
             call_id,
             entry.session.tenant_id,

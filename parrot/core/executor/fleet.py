@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from parrot.core.cost_model import PaceEstimate, Work
+from parrot.core.cost_model import PaceEstimate, SharedPace, Work
 from parrot.core.executor.bells import Bells
 from parrot.core.prefixes import PrefixIndex
 from parrot.core.prompts import Model
@@ -37,7 +37,7 @@ class Share:
         """The share of a call of whose prompt so much is there already."""
         unfilled = max(0, call.num_prompt_tokens - num_shared_tokens)
         return cls(
-            num_tokens=unfilled + call.num_output_tokens,
+            num_tokens=unfilled + int(0.5 * call.num_output_tokens),
             num_unfilled_tokens=unfilled,
             latency=call.wants_small_batches,
         )
@@ -97,20 +97,28 @@ class Member:
         self.num_tokens -= share.num_tokens
         self.touch()
 
-    def tell(self, load: EngineLoad, now_s: float) -> None:
-        """It told its load; from two in a row between which it worked all the time, its pace is learnt."""
-        before = self.load
-        if before.num_running and load.num_running and load.num_steps > before.num_steps:
-            self.pace.observe(
-                Work(
-                    busy_s=now_s - self.told_at_s,
-                    num_steps=load.num_steps - before.num_steps,
-                    num_prefilled_tokens=load.num_prefilled_tokens - before.num_prefilled_tokens,
-                    num_decoded_tokens=load.num_decoded_tokens - before.num_decoded_tokens,
-                )
+    def tell(self, load: EngineLoad, now_s: float) -> bool:
+        """It told its load; from two in a row between which it worked all the time, its pace is learnt.
+
+        Gives whether the pace of all engines like it is another one now.
+        """
+        before, info = self.load, self.info
+        told_at_s, self.load, self.told_at_s = self.told_at_s, load, now_s
+        if info is None or not (before.num_running and load.num_running):
+            return False
+        pace = self.pace.pace
+        moved = self.pace.observe(
+            Work(
+                busy_s=now_s - told_at_s,
+                num_steps=load.num_steps - before.num_steps,
+                num_prefilled_tokens=load.num_prefilled_tokens - before.num_prefilled_tokens,
+                num_decoded_tokens=load.num_decoded_tokens - before.num_decoded_tokens,
+                num_kv_tokens=(before.num_owned_blocks + load.num_owned_blocks) / 2 * info.block_tokens,
             )
+        )
+        if self.pace.pace != pace:
             self.touch()
-        self.load, self.told_at_s = load, now_s
+        return moved
 
     def new_context(self) -> ContextId:
         """A context number that this engine has not seen."""
@@ -130,6 +138,8 @@ class Fleet:
         on_progress: OnProgress | None,
     ) -> None:
         self._touched: dict[EngineId, Member] = {}
+        self._paces: dict[tuple[str, ...], SharedPace] = {}
+        """By what makes engines equally fast: what they have learnt together."""
         self.members = {
             engine_id: Member(engine_id=engine_id, start=start, touched=self._touched)
             for engine_id, start in engines.items()
@@ -228,6 +238,9 @@ class Fleet:
         engine = await member.start(progress)
         info = engine.info
         member.engine, member.info, member.load, member.failure = engine, info, engine.load(), None
+        if not member.pace.num_reports:
+            shared = self._paces.setdefault(_kind(info), SharedPace())
+            member.pace = PaceEstimate(shared)
         self.models[info.model] = Model(
             name=info.model,
             model_hash=info.model_hash,
@@ -248,10 +261,17 @@ class Fleet:
                     for context_id in context_ids:
                         self.index.drop(member.engine_id, context_id)
                 case LoadChanged(load=load):
-                    member.tell(load, self._clock.now_s())
+                    if member.tell(load, self._clock.now_s()):
+                        self._tell_pace(member)
                 case Lost(reason=reason):
                     await engine.close()
                     raise EngineError(f"engine {member.engine_id} was lost: {reason}", code="engine_lost")
+
+    def _tell_pace(self, member: Member) -> None:
+        """All engines like this one have another pace now."""
+        for other in self.members.values():
+            if other.pace.shared is member.pace.shared:
+                other.touch()
 
     def _mark_lost(self, member: Member, error: EngineError) -> None:
         logger.warning("engine %s: %s", member.engine_id, error.message)
@@ -266,3 +286,9 @@ class Fleet:
         member.status, member.failure = "lost", error
         member.touch()
         self._note_change()
+
+
+def _kind(info: EngineInfo) -> tuple[str, ...]:
+    """What makes two engines equally fast, as far as they tell."""
+    device = info.device.partition(":")[0]
+    return (info.kind, info.model_hash, device, info.dtype, info.description)

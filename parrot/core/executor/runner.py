@@ -76,7 +76,7 @@ class Attempt:
         self._engine = engine
         self._resolve = resolve
         self._on_first_token = on_first_token
-        self._priority = 0 if record.objective is None or record.objective.objective == "latency" else 1
+        self._priority = _priority(record)
         self._keys = prompt.keys if runtime.config.has("sharing") else ()
         self._lengths = prompt.lengths if runtime.config.has("sharing") else ()
         self._number = record.attempt
@@ -279,3 +279,10 @@ class Attempt:
         except EngineError:
             # The engine is gone, and its memory with it.
             return
+
+
+def _priority(record: CallRecord) -> int:
+    """What the engine is told: when the call is due; without fairness, whether somebody waits for it."""
+    if record.priority is not None:
+        return record.priority
+    return 0 if record.objective is None or record.objective.objective == "latency" else 1

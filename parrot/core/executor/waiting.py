@@ -1,18 +1,20 @@
 """Calls that wait for an engine, in the order in which they have a claim to one."""
 
-import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from parrot.core.admission import Admission, Occupancy
 from parrot.core.estimates import Work
 from parrot.core.fairness import FairQueue, WaitingCall
+from parrot.core.precedence import due_s
 from parrot.core.prompts import Model, Prompt
 from parrot.core.scheduler import ReadyCall
 from parrot.core.sessions import CallRecord, Session
-from parrot.types.ids import CallId, EngineId, TenantId
+from parrot.types.ids import CallId, TenantId
 from parrot.types.objective import CallObjective
+
+PRIORITIES_PER_S = 1000
+"""Engines are told when a call is due as a whole number, lower first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,14 +31,17 @@ class Ready:
 class WaitingRoom:
     """Ready calls that are not placed yet.
 
-    With `fair`, tenants and sessions take turns by the tokens they were served; within a session, what
-    somebody waits for comes first, then what has the least slack, then what came first. Without, all as they
-    came.
+    With `fair`, tenants take turns by the tokens they were served, and so do a tenant's sessions with
+    `turns`; among their calls that one is first which is due first (`precedence.py`), here and in the
+    engines' queues. Without, all as they came.
     """
 
-    def __init__(self, *, fair: bool, share: bool, admission: Admission | None = None) -> None:
+    def __init__(
+        self, *, fair: bool, share: bool, turns: bool = False, admission: Admission | None = None
+    ) -> None:
         """`admission` says how many calls of a tenant may run, and is told how many wait and run."""
-        self._fair = FairQueue() if fair else None
+        weight_of = _no_weight if admission is None else admission.weight_of
+        self._fair = FairQueue(weight_of=weight_of, turns=turns) if fair else None
         self._share = share
         self._ready: dict[CallId, Ready] = {}
         self._admission = admission
@@ -70,15 +75,15 @@ class WaitingRoom:
         if objective.task_group is not None:
             self._groups.setdefault(_group(seen), {})[record.call_id] = seen
         if self._fair is not None:
-            slack_s = session.analysis.slack_s(record.call_id, now_s=now_s)
-            urgency = 0.0 if objective.objective == "latency" else 1.0
+            due = _due_s(session, record, bulk=objective.objective == "throughput", now_s=now_s)
+            record.priority = int(due * PRIORITIES_PER_S)
             self._fair.add(
                 WaitingCall(
                     call_id=record.call_id,
                     tenant_id=session.tenant_id,
                     session_id=session.session_id,
                     expected=Work(prompt_tokens=prompt.num_tokens, output_tokens=work.output_tokens),
-                    rank=(urgency, math.inf if slack_s is None else slack_s),
+                    rank=(due,),
                 )
             )
 
@@ -152,25 +157,20 @@ class WaitingRoom:
                 del self._groups[_group(call)]
 
 
-class GroupHomes:
-    """Where the calls of task groups run: the rest of a group is to come to the same engine."""
+def _due_s(session: Session, record: CallRecord, *, bulk: bool, now_s: float) -> float:
+    ready_at_s = now_s if record.ready_at is None else record.ready_at
+    slack_s = session.analysis.slack_s(record.call_id, now_s=now_s)
+    return due_s(
+        ready_at_s=ready_at_s,
+        submitted_at_s=min(record.submitted_at, ready_at_s),
+        remaining=session.analysis.remaining,
+        bulk=bulk,
+        start_by_s=None if slack_s is None else now_s + slack_s,
+    )
 
-    def __init__(self) -> None:
-        self.engines: dict[str, EngineId] = {}
-        self._num_calls: Counter[str] = Counter()
 
-    def enter(self, task_group: str | None, engine_id: EngineId) -> None:
-        """A call of the group was placed."""
-        if task_group is not None:
-            self.engines[task_group] = engine_id
-            self._num_calls[task_group] += 1
-
-    def leave(self, task_group: str | None) -> None:
-        """A call of the group has ended."""
-        if task_group is not None:
-            self._num_calls[task_group] -= 1
-            if not self._num_calls[task_group]:
-                del self._num_calls[task_group], self.engines[task_group]
+def _no_weight(_: TenantId) -> float:
+    return 1.0
 
 
 def _group(call: ReadyCall) -> tuple[str | None, str]:

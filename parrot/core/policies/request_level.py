@@ -1,5 +1,6 @@
 """Policies that see single requests only: the base lines. Each admits in the order given, up to a bound."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,22 +12,48 @@ Bound = Callable[[Seat, Snapshot], int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Routing:
+    """When a request goes where its prefix is, in the manner of today's cache-aware routers."""
+
+    least_share: float = 0.0
+    """It must be there of at least this share of the prompt."""
+    most_ahead: float = math.inf
+    """Requests that the engine may have more than the emptiest one …"""
+    most_times: float = 1.0
+    """… unless it has no more than so many times as many."""
+
+    def allows(self, call: ReadyCall, shared: int, seat: Seat, emptiest: Seat) -> bool:
+        """Whether an engine that has `shared` tokens of a prompt is to be preferred to the emptiest."""
+        ahead = seat.num_calls - emptiest.num_calls > self.most_ahead
+        overloaded = ahead and seat.num_calls > self.most_times * emptiest.num_calls
+        return shared > 0 and shared >= self.least_share * call.num_prompt_tokens and not overloaded
+
+
+ANY_PREFIX = Routing()
+"""To the longest prefix, whatever waits there."""
+BALANCED = Routing(least_share=0.3, most_ahead=16, most_times=1.5)
+"""To the longest prefix of 30 per cent and more, unless the engines' loads have come apart. The routers of
+vLLM and SGLang have these rules; by default they allow a lead of 64 requests, which is worse on every
+workload of the fair set.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestLevel:
-    """Requests in order, each to the engine with the fewest, or, with `routes`, to the one that has its
+    """Requests in order, each to the engine with the fewest, or, with `routing`, to the one that has its
     prefix.
     """
 
     bound: Bound
-    routes: bool = False
-    overfull: float = 1.0
-    """With `routes`: an engine that is so many batches ahead of the emptiest one is not chosen for its
-    prefix."""
+    routing: Routing | None = None
+    hints: bool = False
+    """What clients say that they wait for comes before what they say is throughput work."""
 
     def __call__(self, snapshot: Snapshot) -> Schedule:
         """One round."""
         going = Round(snapshot)
         full: set[str] = set()
-        for call in snapshot.ready:
+        for call in sorted(snapshot.ready, key=_by_hint) if self.hints else snapshot.ready:
             if call.model not in full and not self._place(going, call, snapshot):
                 full.add(call.model)
             if full.issuperset(going.models):
@@ -43,7 +70,7 @@ class RequestLevel:
         if emptiest is None:
             return False
         shared = going.shared_tokens(call)
-        holder = self._holder(going, standing, shared, emptiest, snapshot) if self.routes else None
+        holder = self._holder(going, standing, call, shared, emptiest, snapshot)
         if holder is not None:
             longest = shared.get(holder.state.engine_id)
             going.place(call, holder, longest, f"holds {longest} tokens of its prompt")
@@ -53,17 +80,24 @@ class RequestLevel:
         return True
 
     def _holder(
-        self, going: Round, standing: Standing, shared: Shared, emptiest: Seat, snapshot: Snapshot
+        self,
+        going: Round,
+        standing: Standing,
+        call: ReadyCall,
+        shared: Shared,
+        emptiest: Seat,
+        snapshot: Snapshot,
     ) -> Seat | None:
-        """Of the engines with the longest prefix, which are not much fuller than the emptiest, the one with
-        the fewest calls.
+        """Of the engines that hold a prefix for which it is worth going there, of those with the longest, the
+        one with the fewest calls.
         """
+        routing = self.routing
+        if routing is None:
+            return None
 
         def takes(seat: Seat) -> bool:
-            ahead = seat.num_calls - emptiest.num_calls
-            return (
-                seat.num_calls < self.bound(seat, snapshot) and ahead <= self.overfull * seat.state.max_batch
-            )
+            held = shared.get(seat.state.engine_id)
+            return seat.num_calls < self.bound(seat, snapshot) and routing.allows(call, held, seat, emptiest)
 
         holders = [seat for seat in map(going.seat, standing.in_order(shared.listed)) if takes(seat)]
         if holders:
@@ -73,6 +107,10 @@ class RequestLevel:
             return None
         wide = (seat for seat in map(going.seat, standing.emptiest()) if shared.get(seat.state.engine_id))
         return next(filter(takes, wide), None)
+
+
+def _by_hint(call: ReadyCall) -> bool:
+    return call.objective.objective == "throughput"
 
 
 def without_bound(_: Seat, __: Snapshot) -> int:

@@ -15,10 +15,11 @@ ANNA, BERT, CARL = TenantId("anna"), TenantId("bert"), TenantId("carl")
 class Queue(FairQueue):
     """A queue to which calls are added in few words; every prompt token costs 1."""
 
-    def __init__(self, **weights: float) -> None:
+    def __init__(self, *, turns: bool = True, **weights: float) -> None:
         super().__init__(
-            weights={TenantId(name): weight for name, weight in weights.items()},
+            weight_of=lambda tenant_id: weights.get(tenant_id, 1.0),
             cost=TokenCost(prompt=1.0, output=2.0),
+            turns=turns,
         )
         self.tenants: dict[CallId, TenantId] = {}
 
@@ -201,10 +202,41 @@ def test_a_call_that_runs_again_is_charged_again() -> None:
     assert queue.counter(ANNA) == 14
 
 
-@pytest.mark.parametrize("weight", [0.0, -1.0])
-def test_a_weight_has_to_be_above_zero(weight: float) -> None:
-    with pytest.raises(ValueError, match="above 0"):
-        FairQueue(weights={ANNA: weight})
+def test_a_weight_counts_from_when_it_is_changed() -> None:
+    weights = {"anna": 1.0}
+    queue = FairQueue(weight_of=lambda tenant_id: weights.get(tenant_id, 1.0), cost=TokenCost())
+    for number, tenant_id in enumerate([ANNA, BERT] * 60):
+        queue.add(
+            WaitingCall(
+                call_id=CallId(f"{tenant_id}_{number}"),
+                tenant_id=tenant_id,
+                session_id=SessionId(f"{tenant_id}_s"),
+                expected=Work(prompt_tokens=10),
+            )
+        )
+
+    def serve(num_calls: int) -> Counter[str]:
+        served: Counter[str] = Counter()
+        for _ in range(num_calls):
+            call_id = next(queue.order())
+            queue.admit(call_id)
+            served[call_id.split("_")[0]] += 1
+        return served
+
+    assert serve(20) == {"anna": 10, "bert": 10}
+    weights["anna"] = 3.0
+    assert serve(40) == {"anna": 30, "bert": 10}
+
+
+def test_without_turns_a_tenants_calls_go_by_rank_whatever_their_sessions_were_served() -> None:
+    queue = Queue(turns=False)
+    queue.wait("long_1", ANNA, "long", tokens=1000, rank=(1.0,))
+    queue.wait("long_2", ANNA, "long", tokens=1000, rank=(2.0,))
+    queue.wait("new", ANNA, "new", tokens=10, rank=(3.0,))
+    queue.wait("other", BERT, "s", tokens=10, rank=(9.0,))
+    assert queue.admit_next(4) == ["long_1", "other", "long_2", "new"]
+    queue.forget(ANNA, SessionId("anna_long"))
+    assert queue.counter(ANNA) == 2010
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,13 @@ from parrot.types.ids import CallId, ContextId, EngineId, PrefixKey
 from parrot.types.objective import CallObjective
 
 NAMES = tuple(POLICIES)
-BOUNDED: tuple[PolicyName, ...] = ("request-level", "throughput", "cache-aware", "app-centric")
+BOUNDED: tuple[PolicyName, ...] = (
+    "request-level",
+    "throughput",
+    "priority-hints",
+    "cache-aware",
+    "app-centric",
+)
 LATENCY = CallObjective(objective="latency")
 THROUGHPUT = CallObjective(objective="throughput")
 
@@ -91,13 +98,6 @@ def test_calls_of_one_round_see_each_other() -> None:
     assert placed["3"] != placed["1"]
 
 
-def test_a_holder_with_a_long_queue_is_passed_over_for_an_empty_engine() -> None:
-    snapshot = Snapshot(
-        ready=[call("1", "x")], engines=[engine("a", num_calls=16), engine("b")], index=holding(a="x")
-    )
-    assert where(POLICIES["longest-prefix"](snapshot)) == {"1": "b"}
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_call_whose_model_is_down_is_deferred(name: PolicyName) -> None:
     snapshot = Snapshot(
@@ -153,37 +153,110 @@ def test_no_call_waits_while_an_engine_is_empty(name: PolicyName) -> None:
         assert POLICIES[name](Snapshot(ready=calls, engines=engines, index=PrefixIndex())).placements
 
 
-def test_a_task_group_is_placed_together_where_it_is_done_first() -> None:
-    calls = [call(str(i), "x", f"y{i}", objective=group("g")) for i in range(6)]
-    snapshot = Snapshot(
-        ready=calls, engines=[engine("a", num_calls=1), engine("b"), engine("c")], index=holding(b="x")
-    )
+def grouped(num_calls: int, *, prompt: int, common: int) -> list[ReadyCall]:
+    """The calls of a task group whose prompts begin with `common` tokens that all have."""
+    return [
+        replace(
+            call(str(i), "x", f"y{i}", objective=group("g")),
+            lengths=(common, prompt),
+            num_prompt_tokens=prompt,
+        )
+        for i in range(num_calls)
+    ]
+
+
+def test_a_task_group_with_a_long_common_prefix_stays_together_where_that_is() -> None:
+    calls = grouped(6, prompt=5000, common=4900)
+    engines = [engine("a"), engine("b", num_calls=1), engine("c")]
+    snapshot = Snapshot(ready=calls, engines=engines, index=PrefixIndex())
+    assert len(set(where(POLICIES["app-centric"](snapshot)).values())) == 1
+    held = PrefixIndex()
+    held.add(EngineId("b"), PrefixKey(b"x"), ContextRef(context_id=ContextId(1), num_tokens=4900))
+    snapshot = Snapshot(ready=calls, engines=engines, index=held)
     assert set(where(POLICIES["app-centric"](snapshot)).values()) == {"b"}
 
 
-def test_a_task_group_is_split_only_when_no_engine_has_room_for_it() -> None:
-    calls = [call(str(i), objective=group("g")) for i in range(12)]
+def test_a_task_group_that_shares_little_is_spread_so_that_its_last_call_ends_sooner() -> None:
+    calls = grouped(12, prompt=1000, common=20)
+    engines = [engine("a"), engine("b"), engine("c"), engine("d", num_calls=7, num_unfilled_tokens=90_000)]
+    placed = Counter(
+        where(POLICIES["app-centric"](Snapshot(ready=calls, engines=engines, index=PrefixIndex()))).values()
+    )
+    assert placed == {"a": 4, "b": 4, "c": 4}
+
+
+def test_a_task_group_goes_on_where_there_is_room_when_its_engine_is_full() -> None:
+    calls = grouped(12, prompt=5000, common=4900)
     snapshot = Snapshot(ready=calls, engines=[engine("a"), engine("b")], index=PrefixIndex())
     placed = where(POLICIES["app-centric"](snapshot))
     assert len(placed) == 12
     assert sorted(Counter(placed.values()).values()) == [4, 8]
 
 
-def test_the_rest_of_a_group_goes_where_its_first_calls_are() -> None:
+def test_a_task_group_has_its_turn_when_the_first_of_its_calls_has() -> None:
+    first, *others = grouped(3, prompt=100, common=20)
+    ready = [first, *(call(f"s{i}") for i in range(8)), *others]
+    snapshot = Snapshot(ready=ready, engines=[engine("a")], index=PrefixIndex())
+    placed = where(POLICIES["app-centric"](snapshot))
+    assert {"0", "1", "2"} <= set(placed)
+    apart = where(make_policy("app-centric", ["groups"])(snapshot))
+    assert {"0", "1", "2"} & set(apart) == {"0"}
+
+
+def test_calls_go_where_they_delay_others_least() -> None:
+    """Both engines would have it done at about the same time, but on one of them seven calls would wait."""
+    pace = EnginePace(base_s=0.03, decode_s=0.0001, prefill_s=0.0005)
+    engines = [engine("a", num_calls=7, pace=pace), engine("b", num_unfilled_tokens=40, pace=pace)]
     snapshot = Snapshot(
-        ready=[call("1", objective=group("g"))],
-        engines=[engine("a"), engine("b", num_calls=3)],
-        index=PrefixIndex(),
-        group_homes={"g": EngineId("b")},
+        ready=[replace(call("1"), num_prompt_tokens=2000)], engines=engines, index=PrefixIndex()
     )
     assert where(POLICIES["app-centric"](snapshot)) == {"1": "b"}
 
 
-def test_without_groups_a_group_is_so_many_calls() -> None:
-    calls = [call(str(i), objective=group("g")) for i in range(6)]
-    snapshot = Snapshot(ready=calls, engines=[engine("a"), engine("b")], index=PrefixIndex())
-    policy = make_policy("app-centric", ["groups"])
-    assert set(where(policy(snapshot)).values()) == {"a", "b"}
+def test_where_shared_kv_is_read_once_it_is_worth_being_together() -> None:
+    """Prefill costs next to nothing here; what counts is the KV that every step reads."""
+    pace = EnginePace(base_s=0.02, decode_s=0.001, prefill_s=1e-9, kv_s=3e-6)
+    calls = [
+        replace(each, num_output_tokens=500, objective=LATENCY)
+        for each in grouped(4, prompt=6000, common=5900)
+    ]
+    engines = [
+        engine("a", num_calls=2, num_tokens=12_000, pace=pace),
+        engine("b", num_calls=2, num_tokens=12_000, pace=pace),
+    ]
+    placed = where(POLICIES["app-centric"](Snapshot(ready=calls, engines=engines, index=PrefixIndex())))
+    assert len(set(placed.values())) == 1
+
+
+def test_the_first_call_that_finds_no_memory_keeps_an_engine_for_itself() -> None:
+    large = replace(call("large", objective=THROUGHPUT), num_prompt_tokens=900)
+    small = [replace(call(str(i), objective=THROUGHPUT), num_prompt_tokens=40) for i in range(4)]
+    engines = [
+        engine("a", num_calls=1, num_tokens=200, capacity_tokens=1000),
+        engine("b", num_calls=2, num_tokens=400, capacity_tokens=1000),
+    ]
+    snapshot = Snapshot(ready=[large, *small], engines=engines, index=PrefixIndex())
+    assert where(POLICIES["app-centric"](snapshot)) == dict.fromkeys("0123", "b")
+
+
+def test_requests_go_to_a_prefix_only_when_it_is_much_of_the_prompt_and_loads_are_balanced() -> None:
+    request = replace(call("1", "x"), num_prompt_tokens=30)
+    policy = POLICIES["cache-aware"]
+    engines = [engine("a", max_batch=99, num_calls=1), engine("b", max_batch=99)]
+    assert where(policy(Snapshot(ready=[request], engines=engines, index=holding(a="x")))) == {"1": "a"}
+    little = replace(request, num_prompt_tokens=40)
+    assert where(policy(Snapshot(ready=[little], engines=engines, index=holding(a="x")))) == {"1": "b"}
+    apart = [engine("a", max_batch=99, num_calls=17), engine("b", max_batch=99)]
+    assert where(policy(Snapshot(ready=[request], engines=apart, index=holding(a="x")))) == {"1": "b"}
+    busy = [engine("a", max_batch=99, num_calls=60), engine("b", max_batch=99, num_calls=41)]
+    assert where(policy(Snapshot(ready=[request], engines=busy, index=holding(a="x")))) == {"1": "a"}
+
+
+def test_hinted_requests_come_first_in_a_full_cluster() -> None:
+    calls = [call("1", objective=THROUGHPUT), call("2", objective=LATENCY)]
+    snapshot = Snapshot(ready=calls, engines=[engine("a", num_calls=7)], index=PrefixIndex())
+    assert where(POLICIES["priority-hints"](snapshot)) == {"2": "a"}
+    assert where(POLICIES["throughput"](snapshot)) == {"1": "a"}
 
 
 SLOW = EnginePace(base_s=0.02, decode_s=0.02, prefill_s=0.001)

@@ -1,0 +1,48 @@
+"""What placing a call on an engine costs, in seconds: its own time, and that of the calls that are there.
+
+    own      the prompts before it and its own are computed, then there is a step for each output token
+    others'  each call that is there waits while its prompt is computed, and has longer steps while it decodes
+
+Mean completion time grows by the sum of the two, so a placement is chosen by the sum. What calls share
+shortens both: it is not computed again, and, where attention reads shared KV once, not read again in every
+step.
+"""
+
+from dataclasses import dataclass
+
+from parrot.core.scheduler import ReadyCall, Seat
+
+OTHERS = 0.5
+"""What a second of another call counts: the calls that are there are halfway through, on average."""
+
+TO_COME = 1
+"""Calls that are not there yet, and will be delayed too. So no work is done twice for next to nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """A call on an engine."""
+
+    finish_s: float
+    """From now until it is done."""
+    delay_s: float
+    """By how much others that are there are done later, all together, if they stay as long as it does."""
+
+    @property
+    def cost_s(self) -> float:
+        """What a placement is chosen by."""
+        return self.finish_s + OTHERS * self.delay_s
+
+
+def forecast(seat: Seat, call: ReadyCall, *, shared: int, num_beside: int = 0) -> Forecast:
+    """What becomes of a call, of whose prompt the engine has `shared` tokens, and of the calls that are
+    there, but for `num_beside` of its own group: of a group only the last counts.
+    """
+    pace, num_steps = seat.state.pace, call.num_output_tokens
+    to_fill = max(0, call.num_prompt_tokens - shared)
+    to_hold = to_fill + num_steps
+    batch = min(seat.num_calls + 1, seat.state.max_batch)
+    finish_s = pace.fill_s(seat.num_unfilled_tokens + to_fill)
+    finish_s += num_steps * pace.step_s(batch, seat.num_tokens + to_hold)
+    longer_s = pace.fill_s(to_fill) + num_steps * (pace.decode_s + pace.kv_s * to_hold)
+    return Forecast(finish_s=finish_s, delay_s=(seat.num_calls - num_beside + TO_COME) * longer_s)
