@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from parrot.config.settings import ENGINE_KINDS
 from parrot.core.service import Service
 from parrot.core.service_config import ServiceConfig
 from parrot.engine.launch import start_here, start_in_process
+from parrot.engine.remote import Liveness
 from parrot.engine.scripted_config import ScriptedConfig
 from parrot.engine.torch.config import TorchConfig
 from parrot.errors import ConfigError
@@ -51,7 +53,12 @@ async def build_service(
         StoreError: the store cannot be opened.
         ConfigError: the secret beside it, or a file of a shared prefix, cannot be used.
     """
-    start = start_here if in_process else start_in_process
+    liveness = Liveness(
+        ping_interval_s=settings.service.engine_ping_interval_s,
+        dead_after_s=settings.service.engine_dead_after_s,
+        stuck_after_s=settings.service.engine_stuck_after_s,
+    )
+    start = start_here if in_process else partial(start_in_process, liveness=liveness)
     engines = {
         engine_id: start(engine.config, engine_id)
         for engine in settings.engines
@@ -91,25 +98,6 @@ def _with_secrets(config: ServiceConfig, secret: Callable[[], str]) -> ServiceCo
                 f"the shared prefix {path} cannot be read as text", param="service.shared_prefix_files"
             ) from None
     return replace(config, salt=config.salt or secret(), shared_prefixes=tuple(texts), shared_prefix_files=())
-
-
-def _secret_file(store: StoreConfig) -> Path:
-    return data_directory() / "secret" if store.url else Path(f"{store.path}.secret")
-
-
-def _with_secrets(config: ServiceConfig, secret: Callable[[], str]) -> ServiceConfig:
-    """The configuration with a secret, and with the texts of shared prefixes in place of their files."""
-    texts: list[str] = list(config.shared_prefixes)
-    for path in config.shared_prefix_files:
-        try:
-            texts.append(path.read_text(encoding="utf-8").removesuffix("\n"))
-        except (OSError, UnicodeDecodeError):
-            raise ConfigError(
-                f"the shared prefix {path} cannot be read as text", param="service.shared_prefix_files"
-            ) from None
-    return replace(
-        config, salt=config.salt or secret(), shared_prefixes=tuple(texts), shared_prefix_files=()
-    )
 
 
 @asynccontextmanager

@@ -1,8 +1,5 @@
 """`parrot config`: settings, and where they come from."""
 
-import hashlib
-import secrets
-
 import click
 
 from parrot.cli.output import json_option, say, write_json
@@ -20,10 +17,10 @@ def config() -> None:
 def config_show(*, origin: bool, changed: bool, as_json: bool) -> None:
     """Print every setting as it holds here; secrets are masked."""
     from parrot.config import load_settings
-    from parrot.config.directories import default_store
+    from parrot.config.directories import serve_defaults
     from parrot.config.reference import flatten
 
-    loaded = load_settings(defaults={"store.path": default_store()})
+    loaded = load_settings(defaults=serve_defaults())
     for warning in loaded.warnings:
         say(f"warning: {warning}")
     rows = [
@@ -48,27 +45,6 @@ def config_docs() -> None:
     from parrot.config.reference import reference
 
     click.echo(reference(), nl=False)
-
-
-@config.command("new-key")
-@click.argument("tenant")
-@json_option
-def config_new_key(tenant: str, *, as_json: bool) -> None:
-    """Make an API key for TENANT; the service keeps only its hash."""
-    from parrot.types.ids import NAME_PATTERN
-
-    if not NAME_PATTERN.match(tenant):
-        raise click.UsageError("a tenant's name is an identifier of at most 64 characters")
-    key = f"parrot-{secrets.token_urlsafe(32)}"
-    entry = f"{tenant}:{hashlib.sha256(key.encode()).hexdigest()}"
-    if as_json:
-        write_json({"key": key, "entry": entry})
-        return
-    say(
-        "give this key to the client (PARROT_API_KEY), and add to parrot.toml:\n\n"
-        f'[server]\nkeys = ["{entry}"]\n'
-    )
-    click.echo(key)
 
 
 def _toml(value: object) -> str:

@@ -22,7 +22,7 @@ FIXES = {
     "bad_answer": "check the address given with --url or PARROT_URL",
     "unauthenticated": "put the key into PARROT_API_KEY",
     "port_in_use": "choose another with --port, or stop what listens there",
-    "no_auth_listen": "set server.keys, or listen on 127.0.0.1",
+    "no_auth_listen": "make a key with `parrot keys new TENANT`, or listen on 127.0.0.1",
     "bad_config": "`parrot config show --origin` lists every setting and where it comes from",
     "bad_model": "name a Hugging Face model directory, or make one: parrot models init small DIR",
     "store_locked": "stop the other service, or name another file with --db",

@@ -59,6 +59,7 @@ COMMANDS = {
     "bench": ("parrot.cli.bench:bench", "Measure Parrot on this machine, beside other servers."),
     "sim": ("parrot.cli.sim:sim", "Simulate applications, policies and the paper's figures."),
     "doctor": ("parrot.cli.doctor:doctor", "Check this machine and installation."),
+    "keys": ("parrot.cli.keys:keys", "Make, list and revoke API keys; set tenants' limits."),
     "config": ("parrot.cli.config:config", "Show settings and where they come from."),
     "completion": ("parrot.cli.completion:completion", "Print a shell's completion script."),
     "version": ("parrot.cli.version:version", "Print versions."),

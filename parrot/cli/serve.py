@@ -25,6 +25,10 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     "--db", metavar="FILE|URL", help="The store: an SQLite file, or postgresql+asyncpg://HOST/NAME."
 )
 @click.option(
+    "--tls-cert", type=click.Path(path_type=Path, dir_okay=False), help="Speak HTTPS, with this chain."
+)
+@click.option("--tls-key", type=click.Path(path_type=Path, dir_okay=False), help="The chain's private key.")
+@click.option(
     "--config", "files", type=click.Path(path_type=Path), multiple=True, help="Read this file only."
 )
 @click.option(

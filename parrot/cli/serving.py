@@ -17,7 +17,7 @@ from parrot.assembly import build_service, find_model
 from parrot.cli.output import say
 from parrot.cli.phases import Phases
 from parrot.config import Loaded, Settings, load_settings
-from parrot.config.directories import default_store
+from parrot.config.directories import default_store, serve_defaults
 from parrot.core.service import Service
 from parrot.engine.launch import INSTALL_HINT
 from parrot.errors import ConfigError, EngineError, ParrotError
@@ -29,6 +29,8 @@ from parrot.wire.answers import EngineList, EngineView
 OPTIONS = {
     "server.host": "host",
     "server.port": "port",
+    "server.tls_cert": "tls_cert",
+    "server.tls_key": "tls_key",
     "store.path": "db",
     "engines.main.kind": "engine",
     "engines.main.model_dir": "model",
@@ -58,9 +60,9 @@ def serve_until_stopped(
     """
     loaded = load_settings(
         _option_keys(options),
-        option_names={key: f"--{name}" for key, name in OPTIONS.items()},
+        option_names={key: f"--{name.replace('_', '-')}" for key, name in OPTIONS.items()},
         files=files or None,
-        defaults={"store.path": default_store()},
+        defaults=serve_defaults(),
     )
     _warn(loaded)
     if not loaded.settings.store.url and loaded.settings.store.path == default_store():
@@ -125,7 +127,7 @@ async def _serve(settings: Settings, *, stop_after_s: float | None, as_json: boo
                 await serve_app(
                     app,
                     settings.server,
-                    on_ready=lambda host, port: listening.set_result(_address(host, port)),
+                    on_ready=lambda host, port: listening.set_result(_address(settings, host, port)),
                     on_drain=lambda: beside.append(
                         group.create_task(_count_down(clock, settings.server.drain_timeout_s))
                     ),
@@ -179,8 +181,9 @@ def _engine_text(engine: EngineView) -> str:
     return f"{engine.model} ({size}) on {engine.device}, {memory}"
 
 
-def _address(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _address(settings: Settings, host: str, port: int) -> str:
+    scheme = "http" if settings.server.tls_cert is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 async def _end_with(service: Service) -> None:

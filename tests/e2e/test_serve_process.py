@@ -231,7 +231,7 @@ def test_a_model_that_cannot_be_loaded_ends_it_with_status_2_and_the_cause_last(
 
 def test_keys_guard_the_api_and_the_commands_use_them(serve: Serve, tmp_path: Path) -> None:
     made = subprocess.run(
-        [sys.executable, "-m", "parrot.cli", "config", "new-key", "bob", "--json"],
+        [sys.executable, "-m", "parrot.cli", "keys", "new", "bob", "--entry", "--json"],
         capture_output=True,
         text=True,
         check=True,

@@ -105,7 +105,7 @@ def test_settings_are_shown_with_their_origin(tmp_path: Path) -> None:
 
 
 def test_a_new_key_is_printed_once_and_only_its_hash_is_for_the_file(tmp_path: Path) -> None:
-    made = json.loads(parrot("config", "new-key", "bob", "--json", cwd=tmp_path).stdout)
+    made = json.loads(parrot("keys", "new", "bob", "--entry", "--json", cwd=tmp_path).stdout)
     (tmp_path / "parrot.toml").write_text(f'[server]\nhost = "0.0.0.0"\nkeys = ["{made["entry"]}"]\n')
     done = parrot("config", "show", "--changed", cwd=tmp_path)
     assert done.returncode == 0

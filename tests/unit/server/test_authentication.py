@@ -153,7 +153,8 @@ def test_with_a_key_file_that_has_no_keys_nobody_comes_in(tmp_path: Path) -> Non
 
 
 def test_terms_of_tenants_are_told_at_first_and_with_every_change(tmp_path: Path) -> None:
-    path, told = tmp_path / "keys.json", []
+    told: list[object] = []
+    path = tmp_path / "keys.json"
     heavy = TenantEntry(weight=2.0, limits={"max_sessions": 7, "requests_per_s": 0.5})
     write_key_file(path, KeyFile(tenants={"a": heavy}))
     authenticator = Authenticator((), clock=Clock(), path=path, on_terms=told.append)
