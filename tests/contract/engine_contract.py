@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -310,6 +310,29 @@ class EngineContract(EngineCoreContract):
             whole = await driver.generate(2, start + first.token_ids + middle, sampling=exactly(6))
             assert second.text == whole.text
             assert second.end.num_tokens == whole.end.num_tokens == 41
+
+    async def test_the_likelihood_of_each_token_is_told_to_who_asks(self, make_engine: MakeEngine) -> None:
+        async with driving(make_engine) as driver:
+            prompt = driver.ids(30)
+            silent, chosen, beside = await asyncio.gather(
+                driver.generate(1, prompt),
+                driver.generate(2, prompt, sampling=replace(exactly(12), logprobs=0)),
+                driver.generate(3, prompt, sampling=replace(exactly(12), logprobs=3)),
+            )
+            assert silent.token_ids == chosen.token_ids == beside.token_ids
+            assert all(chunk.logprobs is None for chunk in silent.chunks)
+            told = [each for chunk in beside.chunks for each in chunk.logprobs or ()]
+            assert [each.token_id for each in told] == list(beside.token_ids)
+            for each in told:
+                token_ids, logprobs = zip(*each.top, strict=True)
+                assert len(set(token_ids)) == 3
+                assert list(logprobs) == sorted(logprobs, reverse=True)
+                assert (token_ids[0], logprobs[0]) == (each.token_id, each.logprob)
+            alone = [each for chunk in chosen.chunks for each in chunk.logprobs or ()]
+            assert [each.top for each in alone] == [()] * 12
+            assert [each.logprob for each in alone] == pytest.approx(
+                [each.logprob for each in told], abs=1e-4
+            )
 
     async def test_appending_to_a_parent_does_not_change_its_forks(self, make_engine: MakeEngine) -> None:
         async with driving(make_engine) as driver:
