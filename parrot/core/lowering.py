@@ -220,7 +220,7 @@ def _check_placeholder(spec: CallSpec, piece: PlaceholderPiece, seen: set[str]) 
 
 def _check_output(name: str, spec: OutputSpec, limits: Limits) -> CheckedOutput:
     with at(f"parameters.{name}.output"):
-        sampling = Sampling(**spec.sampling.model_dump())
+        sampling = Sampling(**vars(spec.sampling))
         if sampling.min_tokens > sampling.max_tokens:
             raise InvalidError("min_tokens is above max_tokens", param="sampling.min_tokens")
         return CheckedOutput(

@@ -24,6 +24,7 @@ import hmac
 from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 
 from parrot.ports.engine import ContextRef
@@ -39,6 +40,7 @@ PUBLIC = TenantId("")
 """Stands in keys for everybody; no tenant is called so."""
 
 
+@lru_cache(maxsize=1024)
 def root_key(*, salt: str, tenant_id: TenantId, model_hash: str, add_bos: bool) -> PrefixKey:
     """The key of an empty prompt of one tenant, or of `PUBLIC`, on one model; `salt` is the secret."""
     framed = bytearray()

@@ -49,6 +49,8 @@ class CallRecord:
     model: str
     submitted_at: float
     program: Program | None = None
+    shape: CallShape | None = None
+    """Of its program."""
     prompt: Prompt | None = None
     leading: Leading | None = None
     """The beginning of its prompt, while it waits for inputs and that was asked for."""
@@ -153,7 +155,9 @@ def _call_shape(session: Session, call_id: CallId) -> CallShape:
     """What a call's work depends on; a guess from its specification while it has not been lowered."""
     record = session.records[call_id]
     if record.program is not None:
-        return shape_of(record.program, tenant_id=session.tenant_id)
+        if record.shape is None:
+            record.shape = shape_of(record.program, tenant_id=session.tenant_id)
+        return record.shape
     call, spec = session.graph.calls[call_id], record.spec
     text = spec.template or "".join(message.content for message in spec.messages or ())
     outputs = []

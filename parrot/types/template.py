@@ -14,12 +14,15 @@ Reading takes time linear in the text.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, cast
 
 from parrot.errors import TemplateError
 
 PlaceholderKind = Literal["input", "output"]
 
+MAX_REMEMBERED_CHARS = 8192
+"""Longer templates are not remembered."""
 _MAX_EXCERPT_CHARS = 24
 _BRACES = re.compile(r"\{{2,}")
 _PLACEHOLDER = re.compile(r"\{\{ *+(?:(input|output):)?([A-Za-z_][A-Za-z0-9_]{0,63}+) *+\}\}")
@@ -54,6 +57,10 @@ def parse_template(text: str) -> tuple[Piece, ...]:
     Raises:
         TemplateError: `bad_placeholder`, with the position of the braces in `data["position"]`.
     """
+    return _parse(text) if len(text) > MAX_REMEMBERED_CHARS else _parse_again(text)
+
+
+def _parse(text: str) -> tuple[Piece, ...]:
     pieces: list[Piece] = []
     literal: list[str] = []
     literal_start = done = 0
@@ -80,6 +87,10 @@ def parse_template(text: str) -> tuple[Piece, ...]:
     if after := "".join(literal):
         pieces.append(TextPiece(text=after, position=literal_start))
     return tuple(pieces)
+
+
+_parse_again = lru_cache(maxsize=512)(_parse)
+"""The templates of semantic functions come again and again."""
 
 
 def write_template(pieces: Iterable[Piece]) -> str:

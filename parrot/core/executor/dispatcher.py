@@ -461,7 +461,7 @@ class Dispatcher:
         self, session: Session, record: CallRecord, outcome: CallOutcome, now: float
     ) -> CallFinished:
         record.done_at = now
-        record.prompt = record.leading = None
+        record.prompt = record.leading = record.shape = None
         session.analysis.ended(record.call_id)
         self.touch(session)
         self.active.pop(record.call_id, None)

@@ -179,10 +179,7 @@ class Journal:
         entries = [entry for entry in entries if entry.events]
         while entries:
             self._writing_since_s = self._clock.now_s()
-            outcomes = await asyncio.gather(
-                *(self._store.append(entry.events, idempotent=entry.idempotent) for entry in entries),
-                return_exceptions=True,
-            )
+            outcomes = await self._append_all(entries)
             self._writing_since_s = None
             again: list[_Entry] = []
             for entry, outcome in zip(entries, outcomes, strict=True):
@@ -206,6 +203,18 @@ class Journal:
         for flush in flushes:
             if flush.done is not None and not flush.done.done():
                 flush.done.set_result(AppendOutcome(appended=(), dropped=()))
+
+    async def _append_all(self, entries: Sequence[_Entry]) -> Sequence[AppendOutcome | BaseException]:
+        """What became of each. One alone, as most are, needs no tasks."""
+        if len(entries) > 1:
+            return await asyncio.gather(
+                *(self._store.append(entry.events, idempotent=entry.idempotent) for entry in entries),
+                return_exceptions=True,
+            )
+        try:
+            return [await self._store.append(entries[0].events, idempotent=entries[0].idempotent)]
+        except Exception as error:  # noqa: BLE001  judged by the caller, as those of several are
+            return [error]
 
     def _stall(self, error: StoreError, flushes: Sequence[_Entry]) -> None:
         """Results cannot be stored: they are kept and tried again; whoever waits is refused, now and until

@@ -135,7 +135,7 @@ class Submission:
             elif name not in models:
                 message = f"no model of that name is served here; there is {', '.join(sorted(models))}"
                 raise NotFoundError(message, code="model_not_found", param=f"calls[{index}].model")
-            calls.append(call.model_copy(update={"model": name}))
+            calls.append(call if call.model == name else call.model_copy(update={"model": name}))
         return SubmitCalls.model_construct(calls=tuple(calls))
 
     def _check_sizes(self, request: SubmitCalls) -> None:
