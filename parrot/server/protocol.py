@@ -1,5 +1,5 @@
-"""What uvicorn's HTTP/1.1 protocol lacks: a deadline for headers, a bound on connections, our envelope for
-requests that cannot be parsed.
+"""What uvicorn's HTTP/1.1 protocol lacks: a bound on headers and a deadline for them, a bound on connections,
+our envelope for requests that cannot be parsed.
 """
 
 import asyncio
@@ -7,8 +7,8 @@ import uuid
 from collections import Counter
 from typing import Any, ClassVar
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from parrot.errors import MalformedError, ParrotError, UnavailableError
 from parrot.server.config import ServerConfig, is_loopback
@@ -20,13 +20,23 @@ LINGER_S = 1.0
 MAX_JOINED_BYTES = 64 << 10
 """Writes are not held back beyond this."""
 
+HEADER_SLACK_BYTES = 64 << 10
+"""One read may bring the end of the headers with it; the exact bound is the edge's."""
+
+FRAMING_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 REASONS = {400: "Bad Request", 503: "Service Unavailable"}
 
 
-class BoundedProtocol(H11Protocol):
+class _NotServedError(Exception):
+    """A request of another version than HTTP/1, or of HTTP/1.1 without a host."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
     """One connection. Make a subclass with `bounded_protocol`."""
 
     header_timeout_s: ClassVar[float]
+    max_header_bytes: ClassVar[int]
+    """Of a request line and headers together, and of trailers."""
     max_connections: ClassVar[int]
     max_connections_per_address: ClassVar[int]
     per_address: ClassVar[Counter[str]]
@@ -36,6 +46,10 @@ class BoundedProtocol(H11Protocol):
         super().__init__(*args, **kwargs)
         self._header_timer: asyncio.TimerHandle | None = None
         self._address: str | None = None
+        self._in_headers = self._is_resuming = False
+        self._num_header_bytes = 0
+        self._is_broken = False
+        """What came is not HTTP, or too much of it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, or refuse when there are too many connections."""
@@ -50,8 +64,74 @@ class BoundedProtocol(H11Protocol):
         """Take what arrived; a request whose headers are not complete has a deadline."""
         if self.transport.is_closing():  # lingering: what the client still sends is thrown away
             return
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
         self._watch_headers()
+
+    def _feed(self, data: bytes) -> None:
+        self._num_header_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._stay(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("this is not a request of HTTP/1.1")
+        else:
+            if self._in_headers and self._num_header_bytes > self.max_header_bytes + HEADER_SLACK_BYTES:
+                self.send_400_response(f"the headers are longer than {self.max_header_bytes:,} bytes")
+
+    def _stay(self, rest: bytes) -> None:
+        """Another protocol was offered, which is ignored. The parser thinks that it follows after the
+        headers, so another one takes the body, under a head that says how long it is, and what comes then.
+        """
+        framing = self._framing()
+        self.parser = httptools.HttpRequestParser(self)
+        if framing:
+            self._is_resuming = True
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+            self._is_resuming = False
+        if rest and not self.transport.is_closing():
+            self._feed(rest)
+
+    def _framing(self) -> bytes:
+        """The header that says how long the request's body is; empty when it has none."""
+        lines = (b"%b: %b" % header for header in self.headers if header[0] in FRAMING_HEADERS)
+        return next(lines, b"")
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        if not self._is_resuming:
+            self._in_headers, self._num_header_bytes = True, 0
+            super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the request's target."""
+        if not self._is_resuming:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer, which is not looked at."""
+        if self._in_headers:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """A request's headers are there."""
+        if self._is_resuming:
+            return
+        self._in_headers = False
+        version = self.parser.get_http_version()
+        has_host = any(name == b"host" for name, _ in self.headers)
+        if not (version == "1.0" or (version == "1.1" and has_host)):
+            raise _NotServedError
+        if not self.url.startswith(b"/"):
+            # In absolute form a target is for a proxy, which this is not: it is no route of ours.
+            self.url = b"/" + self.url
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A request is there, unless it offered another protocol: then its body is still to come."""
+        if not (self.parser.should_upgrade() and self._framing()):
+            super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
@@ -74,13 +154,21 @@ class BoundedProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP."""
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
+        self._is_broken = True
+        cycle: RequestResponseCycle | None = self.cycle
+        answered = cycle is None or cycle.response_complete or not cycle.response_started
+        if answered and not self.transport.is_closing():
             self._refuse(400, MalformedError(msg, code="bad_header"))
         self.transport.close()
-        cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None:
             cycle.disconnected = True
             cycle.message_event.set()
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether the client may still be sending what it began to send."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return self._is_broken or (cycle is not None and cycle.more_body)
 
     def _watch_headers(self) -> None:
         cycle: RequestResponseCycle | None = self.cycle
@@ -145,7 +233,7 @@ class _ClientTransport(asyncio.Transport):
         if self.is_closing():
             return
         self._flush()
-        if self._protocol.conn.their_state in (h11.SEND_BODY, h11.ERROR) and self._transport.can_write_eof():
+        if self._protocol.is_receiving and self._transport.can_write_eof():
             self._lingering = True
             self._transport.write_eof()
             self._transport.resume_reading()
@@ -166,6 +254,7 @@ def bounded_protocol(config: ServerConfig) -> type[BoundedProtocol]:
     """The protocol with a configuration's bounds; uvicorn takes a class."""
     bounds = {
         "header_timeout_s": config.header_timeout_s,
+        "max_header_bytes": config.max_header_bytes + config.max_uri_bytes,
         "max_connections": config.max_connections,
         "max_connections_per_address": config.max_connections_per_address,
         "per_address": Counter[str](),

@@ -128,7 +128,6 @@ def _uvicorn_config(app: ParrotApp, config: ServerConfig) -> uvicorn.Config:
         ssl_keyfile=config.tls_key,
         timeout_keep_alive=max(1, round(config.keep_alive_s)),
         timeout_graceful_shutdown=max(1, round(config.close_timeout_s)),
-        h11_max_incomplete_event_size=config.max_header_bytes,
     )
 
 

@@ -222,6 +222,35 @@ async def test_what_is_not_http_gets_400_in_the_envelope_and_is_closed(data: byt
     assert service.asked[:-1] == []
 
 
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [(b"Content-Length: 2", b"{}"), (b"Transfer-Encoding: chunked", b"2\r\n{}\r\n0\r\nTrailer: x\r\n\r\n")],
+    ids=["length", "chunked"],
+)
+async def test_an_offer_of_another_protocol_is_ignored_and_the_body_read(framing: bytes, body: bytes) -> None:
+    head = b"POST /v1/sessions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
+    async with serving(FakeService()) as port:
+        answer = await exchange(port, head + offer + framing + b"\r\n\r\n" + body + get("/healthz"))
+    assert answer.startswith(b"HTTP/1.1 201")
+    assert b"HTTP/1.1 200" in answer
+
+
+async def test_headers_without_end_are_refused_before_they_fill_memory() -> None:
+    async with serving(FakeService()) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nX: ")
+        num_sent = 0
+        while not reader._buffer and num_sent < 8 << 20:  # type: ignore[attr-defined]
+            writer.write(b"x" * 16384)
+            num_sent += 16384
+            await asyncio.sleep(0.001)
+        answer = await asyncio.wait_for(reader.read(), 3.0)
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert num_sent < 1 << 20
+
+
 async def test_a_request_id_of_the_client_is_not_repeated() -> None:
     evil = "tcp://evil:1" + "x" * 5000
     async with serving(FakeService()) as port:
