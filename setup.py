@@ -14,6 +14,7 @@ AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16",
 ISA_FLAGS = {
     "interface.cpp": [],
     "plan.cpp": [],
+    "stack.cpp": [],
     "pool.cpp": [],
     "isa_portable.cpp": [],
     "isa_avx2.cpp": ["-mavx2", "-mfma"],

@@ -10,6 +10,7 @@
 #include "kernels.h"
 #include "plan.h"
 #include "pool.h"
+#include "stack.h"
 
 using namespace parrot;
 
@@ -58,7 +59,7 @@ struct ParrotKernels {
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Goes up when a function changes.
-EXPORT int parrot_abi_version(void) { return 2; }
+EXPORT int parrot_abi_version(void) { return 4; }
 
 EXPORT int parrot_num_isas(void) { return kNumTables; }
 
@@ -108,11 +109,7 @@ EXPORT int parrot_plan_begin(Plan* plan, int64_t num_rows, int64_t num_pieces, c
 EXPORT void parrot_attend(const Plan* plan, const void* queries, int64_t query_stride, const void* new_keys,
                           int64_t key_stride, const void* new_values, int64_t value_stride, void* keys,
                           void* values, void* out) {
-    const Shape* shape = &plan->shape();
-    const Step* step = &plan->step();
-    plan->table()->write({plan->pool(), shape, step->num_rows, plan->slots(), new_keys, key_stride, new_values,
-                          value_stride, keys, values});
-    plan->table()->attend({plan->pool(), shape, step, queries, query_stride, keys, values, out});
+    plan->attend(queries, query_stride, new_keys, key_stride, new_values, value_stride, keys, values, out);
 }
 
 EXPORT void parrot_rotate(const ParrotKernels* kernels, int type, int64_t num_rows, int64_t num_query_heads,
@@ -142,12 +139,41 @@ EXPORT void parrot_sample(const ParrotKernels* kernels, int type, int64_t num_ro
 
 EXPORT int parrot_has_linear(const ParrotKernels* kernels) { return kernels->table->linear != nullptr; }
 
-EXPORT void parrot_pack(const ParrotKernels* kernels, int64_t num_inputs, int64_t num_outputs,
+// `kind` is a parrot::LinearKind, here and below.
+EXPORT void parrot_pack(const ParrotKernels* kernels, int kind, int64_t num_inputs, int64_t num_outputs,
                         const void* weights, void* out) {
-    kernels->table->pack({kernels->pool, num_inputs, num_outputs, weights, out});
+    kernels->table->pack({kernels->pool, (LinearKind)kind, num_inputs, num_outputs, weights, out});
 }
 
-EXPORT void parrot_linear(const ParrotKernels* kernels, int64_t num_rows, int64_t num_inputs, int64_t num_outputs,
-                          const void* inputs, const void* weights, const void* bias, void* out) {
-    kernels->table->linear({kernels->pool, num_rows, num_inputs, num_outputs, inputs, weights, bias, out});
+EXPORT void parrot_linear(const ParrotKernels* kernels, int kind, int64_t num_rows, int64_t num_inputs,
+                          int64_t num_outputs, const void* inputs, const void* weights, const void* bias, void* out) {
+    kernels->table->linear(
+        {kernels->pool, (LinearKind)kind, num_rows, num_inputs, num_outputs, inputs, weights, bias, out});
+}
+
+// The layers of a model, over the steps of a plan that outlives them. `layers` are parrot::Layer, and what they point
+// to stays the caller's. Null: no memory.
+EXPORT Stack* parrot_stack_new(const Plan* plan, int64_t hidden_size, int64_t mlp_size, float norm_eps,
+                               const float* cosines, const float* sines, const void* embeddings,
+                               int64_t num_layers, const void* layers) {
+    try {
+        const StackShape shape = {hidden_size, mlp_size, norm_eps, cosines, sines, embeddings};
+        return new Stack(plan, shape, (const Layer*)layers, num_layers);
+    } catch (const std::bad_alloc&) {
+        return nullptr;
+    }
+}
+
+EXPORT void parrot_stack_free(Stack* stack) { delete stack; }
+
+// Takes tokens from their embeddings through all layers; `hidden` is [rows][hidden_size], bfloat16. `times`, if any,
+// are two doubles: the seconds of matrix products and of attention are added to them. Returns 0, or -1: no memory.
+EXPORT int parrot_stack_run(Stack* stack, int64_t num_rows, const int64_t* tokens, const int64_t* positions,
+                            void* hidden, void* times) {
+    try {
+        stack->run(num_rows, tokens, positions, hidden, (StackTimes*)times);
+    } catch (const std::bad_alloc&) {
+        return -1;
+    }
+    return 0;
 }

@@ -155,19 +155,25 @@ struct SampleArgs {
     int64_t* out;             // the token; -1 where a logit is not finite or nothing is allowed
 };
 
+// What becomes of a product: it is the result; it is added to what is there; or its outputs are, sixteen by sixteen,
+// gates and what they are for in turn, and the result is silu(gate) · up, half as wide.
+enum class LinearKind : int { kPlain = 0, kAdded = 1, kGated = 2 };
+
 struct LinearArgs {
     Pool* pool;
+    LinearKind kind;
     int64_t num_rows;
     int64_t num_inputs;       // a multiple of 32
-    int64_t num_outputs;
+    int64_t num_outputs;      // of the product; a multiple of 32 where they are gated
     const void* inputs;       // [rows][inputs], bfloat16
     const void* weights;      // packed
-    const void* bias;         // [outputs], or null
-    void* out;                // [rows][outputs]
+    const void* bias;         // [outputs] in the order of the weights, or null
+    void* out;                // [rows][outputs, or half as many]
 };
 
 struct PackArgs {
     Pool* pool;
+    LinearKind kind;          // gated: the first half of the weights are gates, the second what they are for
     int64_t num_inputs;
     int64_t num_outputs;
     const void* weights;      // [outputs][inputs], bfloat16

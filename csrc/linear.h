@@ -6,14 +6,35 @@
 constexpr int kLinearRows = 32;
 constexpr int kLinearTiles = 4;   // of outputs, done together
 
-template <class T>
-INLINE void finish_row(const float* sums, const T* bias, int64_t count, T* out) {
+INLINE Floats with_bias(const float* sums, const Bf16* bias, int64_t i) {
+    const Floats v = load(sums + i);
+    return bias ? v + load(bias + i) : v;
+}
+
+// Rounded where a product of its own would be, and then once more.
+template <bool kAdds>
+INLINE void finish_row(const float* sums, const Bf16* bias, int64_t count, Bf16* out) {
     int64_t i = 0;
     for (; i + 16 <= count; i += 16) {
-        const Floats v = load(sums + i);
-        store(out + i, bias ? v + load(bias + i) : v);
+        const Floats v = with_bias(sums, bias, i);
+        store(out + i, kAdds ? load(out + i) + rounded_to(out, v) : v);
     }
-    for (; i < count; ++i) narrow_to(out + i, bias ? sums[i] + widen(bias[i]) : sums[i]);
+    for (; i < count; ++i) {
+        Bf16 v;
+        narrow_to(&v, bias ? sums[i] + widen(bias[i]) : sums[i]);
+        if (kAdds)
+            narrow_to(out + i, widen(out[i]) + widen(v));
+        else
+            out[i] = v;
+    }
+}
+
+INLINE void finish_gated_row(const float* sums, const Bf16* bias, int64_t count, Bf16* out) {
+    for (int64_t i = 0; i < count; i += 32) {
+        const Floats gate = rounded_to(out, with_bias(sums, bias, i));
+        const Floats up = rounded_to(out, with_bias(sums, bias, i + 16));
+        store(out + i / 2, rounded_to(out, silu(gate)) * up);
+    }
 }
 
 // Some tiles of outputs for all rows.
@@ -28,9 +49,16 @@ INLINE void linear_tiles(const LinearArgs& a, int64_t tile, int tiles, TileProdu
         const Bf16* inputs = (const Bf16*)a.inputs + row * a.num_inputs;
         products.take_rows(rows);
         products.scores(inputs, rows, weights, tiles, (int)a.num_inputs, sums, kLinearTiles * 16);
-        for (int r = 0; r < rows; ++r)
-            finish_row(sums + r * kLinearTiles * 16, bias, count,
-                       (Bf16*)a.out + (row + r) * a.num_outputs + first);
+        for (int r = 0; r < rows; ++r) {
+            const float* found = sums + r * kLinearTiles * 16;
+            Bf16* out = (Bf16*)a.out;
+            if (a.kind == LinearKind::kGated)
+                finish_gated_row(found, bias, count, out + (row + r) * (a.num_outputs / 2) + first / 2);
+            else if (a.kind == LinearKind::kAdded)
+                finish_row<true>(found, bias, count, out + (row + r) * a.num_outputs + first);
+            else
+                finish_row<false>(found, bias, count, out + (row + r) * a.num_outputs + first);
+        }
     }
 }
 
@@ -51,7 +79,8 @@ static void pack(const PackArgs& a) {
     for_pieces(a.pool, num_tiles, [&](int64_t tile, int) {
         Bf16* to = (Bf16*)a.out + tile * 16 * a.num_inputs;
         for (int64_t n = 0; n < 16; ++n) {
-            const int64_t output = tile * 16 + n;
+            int64_t output = tile * 16 + n;
+            if (a.kind == LinearKind::kGated) output = tile / 2 * 16 + n + tile % 2 * (a.num_outputs / 2);
             const Bf16* from = (const Bf16*)a.weights + output * a.num_inputs;
             for (int64_t k = 0; k < a.num_inputs; ++k)
                 to[Place<Bf16>::key(n, k, a.num_inputs)] = output < a.num_outputs ? from[k] : 0;

@@ -44,6 +44,12 @@ void Plan::begin(int64_t num_rows, int64_t num_pieces, const int64_t* piece_size
     show(num_rows);
 }
 
+void Plan::attend(const void* queries, int64_t query_stride, const void* new_keys, int64_t key_stride,
+                  const void* new_values, int64_t value_stride, void* keys, void* values, void* out) const {
+    table_->write({pool_, &shape_, step_.num_rows, slots_, new_keys, key_stride, new_values, value_stride, keys, values});
+    table_->attend({pool_, &shape_, &step_, queries, query_stride, keys, values, out});
+}
+
 // Rows are computed sixteen at a time.
 int64_t Plan::cost_of(int64_t num_readers, int64_t num_tokens) const {
     return rounded_up(num_readers * group(), 16) * num_tokens;

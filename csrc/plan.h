@@ -40,11 +40,13 @@ class Plan {
     void begin(int64_t num_rows, int64_t num_pieces, const int64_t* piece_sizes, const int64_t* runs,
                const int64_t* ranges, const int64_t* slots);
 
+    // One layer of the step, as parrot_attend in interface.cpp.
+    void attend(const void* queries, int64_t query_stride, const void* new_keys, int64_t key_stride,
+                const void* new_values, int64_t value_stride, void* keys, void* values, void* out) const;
+
     const Table* table() const { return table_; }
     Pool* pool() const { return pool_; }
     const Shape& shape() const { return shape_; }
-    const Step& step() const { return step_; }
-    const int64_t* slots() const { return slots_; }
 
    private:
     int64_t group() const { return shape_.num_heads / shape_.num_kv_heads; }

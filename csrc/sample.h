@@ -53,24 +53,16 @@ class TokenRow {
 
     // The first of the likeliest tokens; -1 where a logit is not finite, or nothing is allowed.
     int64_t likeliest() {
-        Floats most = all(-__builtin_inff()), spoilt = all(0.0f);
-        int64_t i = 0;
-        for (; i + 16 <= size_; i += 16) {
-            const Floats v = load(logits_ + i);
-            // Infinity and NaN times 0 are NaN, and nothing added to that makes it a number again.
-            spoilt = spoilt + v * 0.0f;
-            most = larger(allowed_ ? select(lanes_of(bits_at(i)), v, most) : v, most);
+        most_ = -__builtin_inff();
+        float bad = 0;
+        int64_t best = -1;
+        for (int64_t first = 0; first < size_; first += kSampleBlock) {
+            const float most = most_of_block(first, &bad);
+            if (most > most_) most_ = most, best = first;
         }
-        float bad = sum(spoilt);
-        most_ = largest(most);
-        for (; i < size_; ++i) {
-            const float v = widen(logits_[i]);
-            bad += v * 0.0f;
-            if (is_allowed(i) && v > most_) most_ = v;
-        }
-        for (i = 0; bad == bad && i < size_; ++i)
-            if (widen(logits_[i]) == most_ && is_allowed(i)) return i;
-        return -1;
+        if (bad != bad || best < 0) return -1;
+        while (widen(logits_[best]) != most_ || !is_allowed(best)) ++best;
+        return best;
     }
 
     // A draw, after `likeliest` has found a token.
@@ -88,6 +80,28 @@ class TokenRow {
    private:
     uint32_t bits_at(int64_t i) const { return allowed_[i / 32] >> (i % 32); }
     bool is_allowed(int64_t i) const { return !allowed_ || (bits_at(i) & 1u); }
+
+    // The largest allowed logit of a block; `bad` is no number any more once some logit is not finite.
+    float most_of_block(int64_t first, float* bad) const {
+        const T* logits = logits_ + first;
+        const int count = block_size(first);
+        Floats most = all(-__builtin_inff()), spoilt = all(0.0f);
+        int i = 0;
+        for (; i + 16 <= count; i += 16) {
+            const Floats v = load(logits + i);
+            // Infinity and NaN times 0 are NaN, and nothing added to that makes it a number again.
+            spoilt = spoilt + v * 0.0f;
+            most = larger(allowed_ ? select(lanes_of(bits_at(first + i)), v, most) : v, most);
+        }
+        float found = largest(most);
+        *bad += sum(spoilt);
+        for (; i < count; ++i) {
+            const float v = widen(logits[i]);
+            *bad += v * 0.0f;
+            if (is_allowed(first + i) && v > found) found = v;
+        }
+        return found;
+    }
 
     int block_size(int64_t first) const {
         return size_ - first < kSampleBlock ? (int)(size_ - first) : kSampleBlock;

@@ -13,6 +13,7 @@
 
 struct ParrotKernels;
 struct ParrotPlan;
+struct ParrotStack;
 
 extern "C" {
 int parrot_num_isas(void);
@@ -37,9 +38,15 @@ void parrot_add_norm(const ParrotKernels* kernels, int type, int64_t num_rows, i
 void parrot_silu_mul(const ParrotKernels* kernels, int type, int64_t num_rows, int64_t size, const void* gate_up, void* out);
 void parrot_sample(const ParrotKernels* kernels, int type, int64_t num_rows, int64_t size, int64_t stride, const void* logits,
                    const void* settings, const void* masks, int64_t mask_words, void* spare, int64_t* out);
-void parrot_linear(const ParrotKernels* kernels, int64_t num_rows, int64_t num_inputs, int64_t num_outputs, const void* inputs,
-                   const void* weights, const void* bias, void* out);
-void parrot_pack(const ParrotKernels* kernels, int64_t num_inputs, int64_t num_outputs, const void* weights, void* out);
+void parrot_linear(const ParrotKernels* kernels, int kind, int64_t num_rows, int64_t num_inputs, int64_t num_outputs,
+                   const void* inputs, const void* weights, const void* bias, void* out);
+void parrot_pack(const ParrotKernels* kernels, int kind, int64_t num_inputs, int64_t num_outputs, const void* weights, void* out);
+ParrotStack* parrot_stack_new(const ParrotPlan* plan, int64_t hidden_size, int64_t mlp_size, float norm_eps,
+                              const float* cosines, const float* sines, const void* embeddings, int64_t num_layers,
+                              const void* layers);
+void parrot_stack_free(ParrotStack* stack);
+int parrot_stack_run(ParrotStack* stack, int64_t num_rows, const int64_t* tokens, const int64_t* positions, void* hidden,
+                     void* times);
 }
 
 namespace {
@@ -230,12 +237,50 @@ void check_linear(const ParrotKernels* kernels, int isa) {
     Numbers weight = Numbers::normal(kBfloat16, outputs * inputs), x = Numbers::normal(kBfloat16, rows * inputs);
     Numbers bias = Numbers::normal(kBfloat16, outputs), packed(kBfloat16, (outputs + 15) / 16 * 16 * inputs);
     Numbers out(kBfloat16, rows * outputs);
-    parrot_pack(kernels, inputs, outputs, weight.data(), packed.data());
-    parrot_linear(kernels, rows, inputs, outputs, x.data(), packed.data(), bias.data(), out.data());
+    parrot_pack(kernels, 0, inputs, outputs, weight.data(), packed.data());
+    parrot_linear(kernels, 0, rows, inputs, outputs, x.data(), packed.data(), bias.data(), out.data());
     const int64_t row = between(0, rows - 1), n = between(0, outputs - 1);
     double exact = bias.get(n);
     for (int64_t k = 0; k < inputs; ++k) exact += x.get(row * inputs + k) * weight.get(n * inputs + k);
     expect(fabs(out.get(row * outputs + n) - exact) <= fabs(exact) / 128 + 1e-3, parrot_isa_name(isa), "a linear");
+}
+
+// Layers that add nothing, for their last products are 0: the embeddings come out as they went in.
+void check_stack(const ParrotKernels* kernels, int isa) {
+    if (!parrot_has_linear(kernels)) return;
+    const char* name = parrot_isa_name(isa);
+    const int64_t dim = 32, heads = 4, kv_heads = 2, hidden = 96, mlp = 64, rows = between(1, 40), slots = 48;
+    const int64_t head_size = (heads + 2 * kv_heads) * dim;
+    const auto packed = [&](int kind, int64_t inputs, int64_t outputs, float scale) {
+        Numbers weight = Numbers::normal(kBfloat16, outputs * inputs), to(kBfloat16, (outputs + 15) / 16 * 16 * inputs);
+        for (int64_t i = 0; i < outputs * inputs; ++i) weight.set(i, (float)weight.get(i) * scale);
+        parrot_pack(kernels, kind, inputs, outputs, weight.data(), to.data());
+        return to;
+    };
+    Numbers norm = Numbers::normal(kBfloat16, hidden), qkv = packed(0, hidden, head_size, 1);
+    Numbers out = packed(0, heads * dim, hidden, 0), gate_up = packed(2, hidden, 2 * mlp, 1), down = packed(0, mlp, hidden, 0);
+    Numbers keys(kBfloat16, kv_heads * slots * dim), values(kBfloat16, kv_heads * slots * dim);
+    Numbers embeddings = Numbers::normal(kBfloat16, 10 * hidden), found(kBfloat16, rows * hidden);
+    const void* layer[] = {norm.data(), qkv.data(), nullptr, nullptr, nullptr, out.data(), nullptr,
+                           norm.data(), gate_up.data(), nullptr, down.data(), nullptr, keys.data(), values.data()};
+    std::vector<const void*> layers(layer, layer + 14);
+    layers.insert(layers.end(), layer, layer + 14);
+    std::vector<float> table(64 * dim / 2, 0.6f);
+    std::vector<int64_t> tokens(rows), positions(rows);
+    for (int64_t r = 0; r < rows; ++r) tokens[r] = between(0, 9), positions[r] = r;
+    ParrotPlan* plan = parrot_plan_new(kernels, kBfloat16, heads, kv_heads, dim, slots * dim, 0.2f);
+    const int64_t sizes[] = {1, 1}, run[] = {0, rows}, range[] = {0, rows, 1, 1};
+    parrot_plan_begin(plan, rows, 1, sizes, run, range, positions.data());
+    ParrotStack* stack =
+        parrot_stack_new(plan, hidden, mlp, 1e-6f, table.data(), table.data(), embeddings.data(), 2, layers.data());
+    double times[2] = {};
+    expect(parrot_stack_run(stack, rows, tokens.data(), positions.data(), found.data(), times) == 0, name, "a stack");
+    parrot_stack_free(stack);
+    parrot_plan_free(plan);
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t i = 0; i < hidden; ++i)
+            expect(found.get(r * hidden + i) == embeddings.get(tokens[r] * hidden + i), name, "a stack's sum");
+    expect(times[0] > 0 && times[1] > 0, name, "a stack's times");
 }
 
 }  // namespace
@@ -254,6 +299,7 @@ int main() {
                 check_sampling(kernels, isa, type);
             }
             check_linear(kernels, isa);
+            check_stack(kernels, isa);
         }
         parrot_kernels_free(kernels);
         printf("%s: clean\n", parrot_isa_name(isa));

@@ -6,12 +6,13 @@ here is a bug of the engine's, never of a request's.
 
 import struct
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from parrot.engine.native.library import ISAS, Isa, NativeLibrary, open_library
+from parrot.engine.native.linear import NativeLinear
 
 TYPE_NUMBERS = {torch.float32: 0, torch.bfloat16: 1}
 """The types that kernels are compiled for, by the library's numbers."""
@@ -141,40 +142,19 @@ class NativeKernels:
         return out
 
     def make_linear(
-        self, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        """A product with `weight` ([outputs, inputs]) plus `bias`, [rows, inputs] → [rows, outputs].
+        self, weight: torch.Tensor, bias: torch.Tensor | None, *, is_gated: bool = False
+    ) -> NativeLinear | None:
+        """A product with `weight` ([outputs, inputs]) plus `bias`, [rows, inputs] → [rows, outputs]; of a
+        gated one, the first half of the outputs are gates.
 
         The weights are copied into a layout of their own. None where torch's product is as good: without AMX,
         and in float32.
         """
         num_outputs, num_inputs = weight.shape
-        library, handle = self.library, self.handle
-        if weight.dtype != torch.bfloat16 or num_inputs % 32 or not library.parrot_has_linear(handle):
+        fits = not num_inputs % 32 and not (is_gated and num_outputs % 32)
+        if weight.dtype != torch.bfloat16 or not fits or not self.library.parrot_has_linear(self.handle):
             return None
-        assert weight.is_contiguous()
-        packed = torch.empty((num_outputs + 15) // 16 * 16 * num_inputs, dtype=torch.bfloat16)
-        library.parrot_pack(handle, num_inputs, num_outputs, weight.data_ptr(), packed.data_ptr())
-        bias_pointer = None if bias is None else bias.data_ptr()
-
-        def apply(rows: torch.Tensor) -> torch.Tensor:
-            assert _is_dense(rows, torch.bfloat16)
-            assert rows.shape[1] == num_inputs
-            assert bias is None or _is_dense(bias, torch.bfloat16)
-            out = torch.empty((rows.shape[0], num_outputs), dtype=torch.bfloat16)
-            library.parrot_linear(
-                handle,
-                rows.shape[0],
-                num_inputs,
-                num_outputs,
-                rows.data_ptr(),
-                packed.data_ptr(),
-                bias_pointer,
-                out.data_ptr(),
-            )
-            return out
-
-        return apply
+        return NativeLinear(self, weight, bias, is_gated=is_gated)
 
     def sample(
         self, logits: torch.Tensor, rows: Sequence[RowSampling], masks: torch.Tensor | None = None

@@ -12,7 +12,7 @@ Isa = Literal["portable", "avx2", "avx512-bf16", "amx-bf16"]
 ISAS: tuple[Isa, ...] = ("portable", "avx2", "avx512-bf16", "amx-bf16")
 """From the plainest to the fastest; the place is the number that the library knows it by."""
 
-_ABI_VERSION = 2
+_ABI_VERSION = 4
 
 _int, _long, _float, _pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
@@ -29,8 +29,11 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "parrot_add_norm": (None, (_pointer, _int, _long, _long, _pointer, _pointer, _pointer, _float, _pointer)),
     "parrot_silu_mul": (None, (_pointer, _int, _long, _long, _pointer, _pointer)),
     "parrot_has_linear": (_int, (_pointer,)),
-    "parrot_pack": (None, (_pointer, _long, _long, _pointer, _pointer)),
-    "parrot_linear": (None, (_pointer, _long, _long, _long, *(_pointer,) * 4)),
+    "parrot_pack": (None, (_pointer, _int, _long, _long, _pointer, _pointer)),
+    "parrot_linear": (None, (_pointer, _int, _long, _long, _long, *(_pointer,) * 4)),
+    "parrot_stack_new": (_pointer, (_pointer, _long, _long, _float, *(_pointer,) * 3, _long, _pointer)),
+    "parrot_stack_free": (None, (_pointer,)),
+    "parrot_stack_run": (_int, (_pointer, _long, *(_pointer,) * 4)),
     "parrot_sample": (
         None,
         (_pointer, _int, _long, _long, _long, _pointer, _pointer, _pointer, _long, _pointer, _pointer),

@@ -54,9 +54,9 @@ class AttentionPlan:
 
     def __init__(self, kernels: NativeKernels, shape: AttentionShape) -> None:
         self.shape = shape
-        self._kernels = kernels
+        self.kernels = kernels
         self._library = kernels.library
-        self._plan = kernels.library.parrot_plan_new(
+        self.handle = kernels.library.parrot_plan_new(
             kernels.handle,
             TYPE_NUMBERS[shape.dtype],
             shape.num_heads,
@@ -65,9 +65,9 @@ class AttentionPlan:
             shape.num_slots * shape.head_dim,
             shape.head_dim**-0.5,
         )
-        if not self._plan:
+        if not self.handle:
             raise MemoryError("no memory for an attention plan")
-        freed = weakref.finalize(self, kernels.library.parrot_plan_free, self._plan)
+        freed = weakref.finalize(self, kernels.library.parrot_plan_free, self.handle)
         # At the interpreter's end a thread may still be computing, and the memory goes anyway.
         freed.atexit = False
         self._slots = torch.empty(0, dtype=torch.int64)
@@ -85,7 +85,7 @@ class AttentionPlan:
         runs = array("q", [n for piece in pieces for run in piece.runs for n in run])
         readers = array("q", [n for piece in pieces for rows in piece.readers for n in rows])
         failed = self._library.parrot_plan_begin(
-            self._plan,
+            self.handle,
             num_rows,
             len(pieces),
             sizes.buffer_info()[0],
@@ -123,7 +123,7 @@ class AttentionPlan:
         )
         out = torch.empty((num_rows, shape.num_heads, shape.head_dim), dtype=shape.dtype)
         self._library.parrot_attend(
-            self._plan,
+            self.handle,
             queries.data_ptr(),
             queries.stride(0),
             new_keys.data_ptr(),

@@ -11,6 +11,7 @@ model could write nothing else for ever.
 """
 
 import asyncio
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ CACHED_GRAMMARS = 128
 """So many grammars stay compiled, those used last."""
 _COMPILING_THREADS = 2
 _JSON_FORM = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+_TEXT_OR_JSON = "start: text | json\ntext: /([^{\\[](.|\\n)*)?/\njson: %json "
 _ASCII = "dws"
 r"""\d, \w and \s mean what they mean in RE2, by which patterns are checked: ASCII only."""
 _STEP_LEXER_FUEL = 50_000
@@ -190,6 +192,8 @@ def _compile(grammar: Grammar, tokenizer: LLTokenizer) -> LLMatcher:
     try:
         if grammar.kind == "schema":
             source = LLMatcher.grammar_from_json_schema(grammar.source, overrides=_JSON_FORM)
+        elif grammar.kind == "text_or_schema":
+            source = LLMatcher.grammar_from_lark(_TEXT_OR_JSON + _with_form(grammar.source))
         elif grammar.kind == "regex":
             source = LLMatcher.grammar_from_lark(f"start: /{regex_to_lark(grammar.source, _ASCII)}/")
         else:
@@ -206,6 +210,11 @@ def _compile(grammar: Grammar, tokenizer: LLTokenizer) -> LLMatcher:
     if matcher.is_error():
         raise _unsupported(matcher.get_error())
     return matcher
+
+
+def _with_form(schema: str) -> str:
+    """The schema, on one line, with how its JSON is to be written."""
+    return json.dumps({**json.loads(schema), "x-guidance": _JSON_FORM})
 
 
 def _unsupported(reason: str) -> InvalidError:

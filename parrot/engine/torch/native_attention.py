@@ -31,9 +31,9 @@ class NativeAttention:
         self, kernels: NativeKernels, cache: NativeKvCache, *, num_heads: int, shares: bool = True
     ) -> None:
         shape = cache.shape
-        self._layers = cache.layers
+        self.layers = cache.layers
         self._shares = shares
-        self._plan = AttentionPlan(
+        self.plan = AttentionPlan(
             kernels,
             AttentionShape(
                 dtype=shape.dtype,
@@ -46,13 +46,13 @@ class NativeAttention:
 
     def begin(self, step: StepInput) -> None:
         """Divide the step's attention into pieces, the same for all layers."""
-        self._plan.begin(divide(step.rows, shares=self._shares), step.slots)
+        self.plan.begin(divide(step.rows, shares=self._shares), step.slots)
 
     def attend(
         self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> torch.Tensor:
         """One layer; shapes as in `models.decoder.Attend`."""
-        return self._plan.attend(queries, keys, values, *self._layers[layer])
+        return self.plan.attend(queries, keys, values, *self.layers[layer])
 
 
 @dataclass(slots=True)

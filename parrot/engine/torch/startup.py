@@ -17,9 +17,11 @@ from parrot.engine.torch.grammar import GrammarCompiler, TokenMasks
 from parrot.engine.torch.kv_cache import KvShape
 from parrot.engine.torch.loader import bad_model, hash_model
 from parrot.engine.torch.models.decoder import Decoder
+from parrot.engine.torch.models.llama import LlamaModel
 from parrot.engine.torch.models.placement import Placement
 from parrot.engine.torch.models.registry import choose_model
 from parrot.engine.torch.models.shape import ModelShape
+from parrot.engine.torch.native_attention import NativeAttention
 from parrot.engine.torch.paths import choose_attention, choose_kernels
 from parrot.engine.torch.runner import Runner
 from parrot.engine.torch.sampler import Sampler
@@ -187,6 +189,8 @@ def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> 
         num_heads=shape.num_heads,
         device=device,
     )
+    if isinstance(model, LlamaModel) and isinstance(path.attention, NativeAttention):
+        model.fuse(path.attention, times)
     runner = Runner(
         model=model,
         cache=path.cache,

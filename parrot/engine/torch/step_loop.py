@@ -1,6 +1,6 @@
 """The thread that plans steps, runs them and turns tokens into text.
 
-The event loop posts commands; the thread answers once a step, with everything the step brought for all
+The event loop posts commands; the thread answers once a step, with everything the last step brought for all
 requests together. Torch lets go of the interpreter while it computes, so the event loop goes on meanwhile.
 """
 
@@ -165,7 +165,8 @@ class StepLoop:
         try:
             while self._take_commands(wait=idle):
                 idle = self._step()
-                self._tell(idle=idle)
+                if idle:
+                    self._tell(idle=True)
             reason = "the engine was closed"
         except BaseException:
             logger.critical("the step loop failed", exc_info=True)
@@ -186,7 +187,10 @@ class StepLoop:
             command()
         return not stopping
 
-    def _tell(self, *, idle: bool, lost: str | None = None) -> None:
+    def _tell(self, *, idle: bool = False, lost: str | None = None) -> None:
+        """Tell what the steps brought so far. A step's answers are told when the next one is about to be
+        computed: who gets them needs the interpreter, and so does the way from one step to the next.
+        """
         answers, self._answers = self._answers, []
         self._report(
             Report(
@@ -312,7 +316,7 @@ class StepLoop:
     def _compute(self, chunks: Sequence[Chunk]) -> None:
         """Run chunks together; when that fails, find out whose fault it is by running fewer at a time."""
         try:
-            logits = self._runner.run(chunks)
+            logits = self._runner.run(chunks, self._tell)
         except STEP_FAULTS as error:
             self._isolate(chunks, error)
             return

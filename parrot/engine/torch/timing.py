@@ -51,12 +51,16 @@ class StepTimes:
                 return function(*args, **kwargs)
             began_s = self._now_s()
             result = function(*args, **kwargs)
-            spent_s = self._now_s() - began_s
-            step = self._steps[-1]
-            setattr(step, f"{part}_s", getattr(step, f"{part}_s") + spent_s)
+            self.add(part, self._now_s() - began_s)
             return result
 
         return call
+
+    def add(self, part: Part, spent_s: float) -> None:
+        """Add to a part of the current step; before the first step, nothing."""
+        if self._steps:
+            step = self._steps[-1]
+            setattr(step, f"{part}_s", getattr(step, f"{part}_s") + spent_s)
 
     def take(self) -> list[StepTime]:
         """The steps since the last call. To be called when the engine is idle."""

@@ -176,6 +176,19 @@ def test_a_linear_equals_the_product_in_float32(
     torch.testing.assert_close(linear(hidden).float(), exact, rtol=BF16_ULP, atol=1e-4)
 
 
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 17, 40])
+def test_a_gated_linear_equals_the_product_and_the_gate_after_it(
+    tiles: NativeKernels, rows: int, with_bias: bool
+) -> None:
+    weight, hidden = torch.randn(2 * 112, 96).bfloat16() / 8, torch.randn(rows, 96).bfloat16()
+    bias = torch.randn(2 * 112).bfloat16() if with_bias else None
+    plain, gated = tiles.make_linear(weight, bias), tiles.make_linear(weight, bias, is_gated=True)
+    assert plain is not None
+    assert gated is not None
+    assert torch.equal(gated(hidden), tiles.silu_mul(plain(hidden)))
+
+
 def test_linears_that_torch_does_as_well_are_left_to_it(kernels: NativeKernels) -> None:
     assert kernels.make_linear(torch.randn(64, 64), None) is None
     assert kernels.make_linear(torch.randn(64, 40).bfloat16(), None) is None

@@ -1,7 +1,7 @@
 """A latency target bounds the steps in which its request decodes, and what it leaves of a step is used."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,12 +40,12 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> tuple[WorkClock, list[tuple[int, i
     clock, steps = WorkClock(), list[tuple[int, int]]()
     run = Runner.run
 
-    def counted(runner: Runner, chunks: Sequence[Chunk]) -> torch.Tensor:
+    def counted(runner: Runner, chunks: Sequence[Chunk], on_ready: Callable[[], None]) -> torch.Tensor:
         num_rows = sum(chunk.decodes for chunk in chunks)
         num_prompt_tokens = sum(chunk.num_tokens for chunk in chunks) - num_rows
         steps.append((num_rows, num_prompt_tokens))
         clock.at_s += BASE_S + DECODE_S * num_rows + PROMPT_S * num_prompt_tokens
-        return run(runner, chunks)
+        return run(runner, chunks, on_ready)
 
     monkeypatch.setattr(Runner, "run", counted)
     return clock, steps

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -29,9 +29,9 @@ def break_runner(monkeypatch: pytest.MonkeyPatch, fault: Any) -> None:
     """`fault(chunks, logits)` sees every run of a step, before (logits None) and after."""
     run = Runner.run
 
-    def broken(self: Runner, chunks: Sequence[Chunk]) -> torch.Tensor:
+    def broken(self: Runner, chunks: Sequence[Chunk], on_ready: Callable[[], None]) -> torch.Tensor:
         fault(chunks, None)
-        logits = run(self, chunks)
+        logits = run(self, chunks, on_ready)
         fault(chunks, logits)
         return logits
 

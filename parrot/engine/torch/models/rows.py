@@ -101,7 +101,7 @@ class NativeRows:
             dtype=torch.float32,
             device=torch.device("cpu"),
         )
-        self._rotary = Rotary(
+        self.rotary = Rotary(
             num_query_heads=shape.num_heads,
             num_key_heads=shape.num_kv_heads,
             cosines=cosines,
@@ -123,7 +123,7 @@ class NativeRows:
 
     def heads(self, projected: torch.Tensor, norms: HeadNorms | None) -> Heads:
         """See `RowOperations`."""
-        self._kernels.rotate(projected, self._rotary, self._positions, norms)
+        self._kernels.rotate(projected, self.rotary, self._positions, norms)
         all_heads = projected.view(projected.shape[0], -1, self._shape.head_dim)
         queries, keys, values = all_heads.split_with_sizes(self._sections, dim=1)
         return queries, keys, values

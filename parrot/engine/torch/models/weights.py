@@ -1,6 +1,6 @@
 """Tensors and matrix products of a model's layers, read by name."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -28,9 +28,39 @@ class WeightReader:
         return tensor
 
     def linear(self, prefix: str, sizes: Mapping[str, int], num_inputs: int, *, bias: bool) -> Linear:
-        """Projections of one input as one matrix, in the order of `sizes` (name → outputs); each part is read
-        into its place.
+        """Projections of one input as one matrix, in the order of `sizes` (name → outputs)."""
+        weight, offset = self._projections(prefix, sizes, num_inputs, bias=bias)
+        return make_linear(weight, offset, self._kernels)
+
+    def gated(
+        self,
+        prefix: str,
+        sizes: Mapping[str, int],
+        num_inputs: int,
+        *,
+        bias: bool,
+        silu_mul: Callable[[torch.Tensor], torch.Tensor],
+    ) -> Linear:
+        """silu(gate) · up of two projections of one input, whose names are those of `sizes`, in this order.
+
+        `silu_mul` takes them side by side; it is used where there is no kernel for all of it.
         """
+        weight, offset = self._projections(prefix, sizes, num_inputs, bias=bias)
+        if self._kernels is not None:
+            native = self._kernels.make_linear(weight, offset, is_gated=True)
+            if native is not None:
+                return native
+        linear = make_linear(weight, offset, self._kernels)
+
+        def apply(rows: torch.Tensor) -> torch.Tensor:
+            return silu_mul(linear(rows))
+
+        return apply
+
+    def _projections(
+        self, prefix: str, sizes: Mapping[str, int], num_inputs: int, *, bias: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weights and biases side by side; each part is read into its place."""
         num_outputs = sum(sizes.values())
         weight = torch.empty(num_outputs, num_inputs, dtype=self._dtype, device=self._device)
         offset = torch.empty(num_outputs, dtype=self._dtype, device=self._device) if bias else None
@@ -42,4 +72,4 @@ class WeightReader:
                 self._files.copy_into(offset[first : first + size], f"{prefix}{name}.bias")
             first += size
         self.num_parameters += weight.numel() + (0 if offset is None else offset.numel())
-        return make_linear(weight, offset, self._kernels)
+        return weight, offset

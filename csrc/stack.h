@@ -1,0 +1,67 @@
+// The layers of a decoder of the Llama kind, one after the other: what a step does between the embedding and the last
+// norm, without a return to the interpreter in between.
+
+#ifndef PARROT_STACK_H
+#define PARROT_STACK_H
+
+#include <stdint.h>
+
+#include <vector>
+
+#include "kernels.h"
+#include "plan.h"
+
+namespace parrot {
+
+// One layer's weights and its part of the cache; the linears' are packed. Null where the model has none.
+struct Layer {
+    const void* attention_norm;
+    const void* qkv;
+    const void* qkv_bias;
+    const void* query_norm;
+    const void* key_norm;
+    const void* out;
+    const void* out_bias;
+    const void* mlp_norm;
+    const void* gate_up;         // gate and up in turn, tile by tile
+    const void* gate_up_bias;
+    const void* down;
+    const void* down_bias;
+    void* keys;
+    void* values;
+};
+
+struct StackShape {
+    int64_t hidden_size;
+    int64_t mlp_size;
+    float norm_eps;
+    const float* cosines;        // [positions][head_dim / 2]
+    const float* sines;
+    const void* embeddings;      // [tokens][hidden_size]
+};
+
+// Seconds, added to what is there.
+struct StackTimes {
+    double matrix_s;
+    double attention_s;
+};
+
+class Stack {
+   public:
+    Stack(const Plan* plan, const StackShape& shape, const Layer* layers, int64_t num_layers)
+        : plan_(plan), shape_(shape), layers_(layers, layers + num_layers) {}
+
+    // The tokens' embeddings go through all layers, over the step that the plan has begun, and are in `hidden`
+    // ([rows][hidden_size], bfloat16) then. Throws std::bad_alloc. `times` may be null.
+    void run(int64_t num_rows, const int64_t* tokens, const int64_t* positions, void* hidden, StackTimes* times);
+
+   private:
+    const Plan* plan_;
+    StackShape shape_;
+    std::vector<Layer> layers_;
+    Buffer normed_, heads_, mixed_, gated_;
+};
+
+}  // namespace parrot
+
+#endif

@@ -1,0 +1,87 @@
+"""All layers in one call give what they give one by one, to the bit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from parrot.engine.native.kernels import load_native
+from parrot.engine.torch.init import init_model
+from parrot.engine.torch.kv_cache import KvShape
+from parrot.engine.torch.models.llama import LlamaModel
+from parrot.engine.torch.models.placement import Placement
+from parrot.engine.torch.models.registry import choose_model
+from parrot.engine.torch.native_attention import NativeAttention
+from parrot.engine.torch.native_cache import NativeKvCache
+from parrot.engine.torch.step_input import QueryRows, StepInput
+from parrot.engine.torch.timing import StepTimes
+from parrot.ports.clock import SystemClock
+
+NUM_BLOCKS = 8
+
+
+@pytest.fixture(scope="module")
+def small_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("stack") / "small"
+    init_model("small", directory)
+    return directory
+
+
+def load(model_dir: Path) -> tuple[LlamaModel, NativeAttention]:
+    kernels = load_native("amx-bf16", num_threads=2)
+    if kernels is None:
+        pytest.skip("no AMX here")
+    placement = Placement(
+        dtype=torch.bfloat16,
+        device=torch.device("cpu"),
+        context_tokens=256,
+        on_progress=lambda _: None,
+        kernels=kernels,
+    )
+    model = choose_model(model_dir).load(placement)
+    assert isinstance(model, LlamaModel)
+    shape = model.shape
+    kv_shape = KvShape(
+        num_layers=shape.num_layers,
+        num_kv_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+        block_tokens=16,
+        dtype=torch.bfloat16,
+    )
+    cache = NativeKvCache(kv_shape, NUM_BLOCKS)
+    return model, NativeAttention(kernels, cache, num_heads=shape.num_heads)
+
+
+def run(model: LlamaModel, attention: NativeAttention, first: int, num_rows: int) -> torch.Tensor:
+    """The logits of each of some consecutive tokens of one context."""
+    numbers = torch.arange(first, first + num_rows)
+    rows = QueryRows(first=0, num_rows=num_rows, spans=(), own=((first, num_rows),))
+    step = StepInput(
+        token_ids=numbers * 37 % model.shape.vocab_size,
+        positions=numbers,
+        slots=numbers.clone(),
+        rows=(rows,),
+        logit_rows=torch.arange(num_rows),
+    )
+    attention.begin(step)
+    return model.forward(step.token_ids, step.positions, step.logit_rows, attention.attend)
+
+
+@torch.inference_mode()
+def test_the_fused_layers_equal_the_layers_one_by_one(small_dir: Path) -> None:
+    plain, fused = load(small_dir), load(small_dir)
+    fused[0].fuse(fused[1], None)
+    for first, num_rows in ((0, 1), (0, 40), (40, 3)):
+        assert torch.equal(run(*plain, first, num_rows), run(*fused, first, num_rows))
+
+
+@torch.inference_mode()
+def test_the_fused_layers_note_where_their_time_goes(small_dir: Path) -> None:
+    model, attention = load(small_dir)
+    times = StepTimes(SystemClock())
+    model.fuse(attention, times)
+    times.begin(20)
+    run(model, attention, 0, 20)
+    step = times.take()[0]
+    assert step.matrix_s > 0
+    assert step.attention_s > 0
