@@ -117,3 +117,23 @@ async def test_a_call_that_kills_engines_is_stopped_after_two() -> None:
             while any(e.state != "up" for e in service.engines().engines):
                 await asyncio.sleep(0.05)
         assert sum(e.num_restarts for e in service.engines().engines) == 2
+
+
+async def test_calls_beside_one_that_kills_engines_are_not_blamed_for_it() -> None:
+    config = ScriptedConfig(
+        decode_step_s=0.01,
+        tokens_per_step=1,
+        faults=(ScriptedFault(kind="exit", marker="poison", after_tokens=3),),
+    )
+    async with service_on_processes(config) as service:
+        beside = [call(f"harmless {i}", f"good{i}", 15) for i in range(30)]
+        sid = await submit(service, [*beside[:15], call("a poison pill", "bad", 10), *beside[15:]])
+        views = [await get(service, sid, f"good{i}") for i in range(30)]
+        bad = await get(service, sid, "bad")
+        assert [view.state for view in views] == ["ready"] * 30
+        assert bad.error is not None
+        assert bad.error.code == "quarantined"
+        async with asyncio.timeout(30):
+            while any(e.state != "up" for e in service.engines().engines):
+                await asyncio.sleep(0.05)
+        assert sum(e.num_restarts for e in service.engines().engines) == 2

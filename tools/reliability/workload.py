@@ -252,6 +252,8 @@ class Follower:
                     self.text += data["text"]
                 elif event == "ready":
                     self.value = data["value"]
+                elif event == "failed":
+                    self.text = self.value = ""
 
     async def follow_on_and_on(self, client: httpx2.AsyncClient, session_id: str) -> None:
         """Follow it to its end."""

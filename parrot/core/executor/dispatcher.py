@@ -22,7 +22,7 @@ from parrot.core.executor.waiting import Ready, WaitingRoom
 from parrot.core.graph import Spread
 from parrot.core.policies import make_policy
 from parrot.core.prompts import Model, Prompt
-from parrot.core.scheduler import Placement, Snapshot
+from parrot.core.scheduler import Placement, ReadyCall, Snapshot
 from parrot.core.sessions import CallRecord, Session
 from parrot.errors import CallError, EngineError, ParrotError, RequestError
 from parrot.ports.engine import Engine
@@ -36,7 +36,7 @@ from parrot.types.events import (
     VariableFailed,
     VariableReady,
 )
-from parrot.types.ids import CallId, SessionId, VariableId
+from parrot.types.ids import CallId, EngineId, SessionId, VariableId
 from parrot.types.program import Program
 from parrot.wire.errors import to_failure
 
@@ -68,6 +68,8 @@ class Dispatcher:
         self._stale: dict[SessionId, Session] = {}
         """Sessions in which something changed that objectives follow from."""
         self._running: dict[CallId, asyncio.Task[None]] = {}
+        self._suspects: dict[EngineId, CallId] = {}
+        """Running calls that were running before when an engine went down."""
         self.active: dict[CallId, tuple[Session, CallRecord]] = {}
         """Calls with all their inputs that have not ended, oldest first."""
         self._idle = asyncio.Event()
@@ -270,7 +272,7 @@ class Dispatcher:
             return
         fleet = self._runtime.fleet
         snapshot = Snapshot(
-            ready=islice(self._ready.order(), MAX_ROUND),
+            ready=islice(self._offered(), MAX_ROUND),
             engines=fleet.roster(),
             index=fleet.index,
             latency_target_s=self._runtime.config.latency_target_s,
@@ -279,12 +281,29 @@ class Dispatcher:
         num_started = 0
         for placement in self._schedule(snapshot).placements:
             # A group is placed as a whole, also where its tenant may run a part of it only.
-            if self._ready.is_allowed(placement.call_id):
+            if self._ready.is_allowed(placement.call_id) and self._may_join(placement):
                 self._start(group, self._ready.take(placement.call_id), placement)
                 num_started += 1
         if num_started and self._ready:
             # What is left has a round of its own, after everything else that the event loop has to do.
             asyncio.get_running_loop().call_soon(fleet.wake_scheduler.set)
+
+    def _offered(self) -> Iterator[ReadyCall]:
+        """The waiting calls by their claim; of those under suspicion no more than can be placed."""
+        num_free = sum(engine_id not in self._suspects for engine_id in self._runtime.fleet.members)
+        for call in self._ready.order():
+            if self.active[call.call_id][1].num_crashes:
+                if num_free <= 0:
+                    continue
+                num_free -= 1
+            yield call
+
+    def _may_join(self, placement: Placement) -> bool:
+        """Of the calls that were running when an engine went down, an engine takes one at a time: should it
+        go down too, that one brought it down, and none of those that were only beside it.
+        """
+        suspected = self.active[placement.call_id][1].num_crashes > 0
+        return not (suspected and placement.engine_id in self._suspects)
 
     def _start(self, group: asyncio.TaskGroup, entry: Ready, placement: Placement) -> None:
         session, record = entry.session, entry.record
@@ -293,6 +312,8 @@ class Dispatcher:
         record.attempt += 1
         record.engine_id, record.why, record.placed_at = placement.engine_id, placement.why, now
         record.num_output_tokens, record.first_token_at = 0, None
+        if record.num_crashes:
+            self._suspects[placement.engine_id] = record.call_id
         session.graph.start(record.call_id)
         self._runtime.retention.unwant(record.call_id)
         self._runtime.journal.record(
@@ -330,6 +351,8 @@ class Dispatcher:
             prompt_tokens=max(0, record.num_prompt_tokens - record.num_shared_tokens),
             output_tokens=record.num_output_tokens,
         )
+        if self._suspects.get(member.engine_id) == call_id:
+            del self._suspects[member.engine_id]
         if self._running.get(call_id) is task:
             del self._running[call_id]
         if not self._running:
