@@ -32,6 +32,7 @@ POSITIVE = (
     "limits.max_wait_s",
     "limits.call_timeout_s",
     "service.sweep_interval_s",
+    "service.engine_ping_interval_s",
     "server.max_connections",
 )
 """With 0 here, nothing could be done at all."""

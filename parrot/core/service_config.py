@@ -54,6 +54,13 @@ class ServiceConfig:
     """An engine that was lost is started again after this; the delay doubles with each failure."""
     max_restart_delay_s: float = 30.0
     """The delay grows no further than this."""
+    engine_ping_interval_s: float = 2.0
+    """An engine's process is asked for a sign of life this often."""
+    engine_dead_after_s: float = 15.0
+    """It is killed when it has given none for so long. Time in which the service itself did not run does not
+    count."""
+    engine_stuck_after_s: float = 30.0
+    """It is killed when it has had requests in its batch for so long and taken no step, though it answers."""
     sweep_interval_s: float = 2.0
     """How often deadlines, idle sessions and calls without progress are looked for."""
 
