@@ -13,9 +13,10 @@ from parrot.errors import ConfigError
 from parrot.ports.clock import SystemClock
 
 if TYPE_CHECKING:
-    from parrot.bench.apps.records import WorkSummary
+    from parrot.bench.apps.records import StreamSummary, WorkSummary
 
 WORKS = ("chain", "mapreduce", "gpts", "shared", "agents", "copilot")
+SERVING = ("gpts-rate", "chat-mapreduce", "chain-background")
 
 
 @click.command("apps")
@@ -24,7 +25,7 @@ WORKS = ("chain", "mapreduce", "gpts", "shared", "agents", "copilot")
     "works",
     default="all",
     metavar="NAMES",
-    help=f"Some of {', '.join(WORKS)}, with commas between, or all [all].",
+    help=f"Some of {', '.join(WORKS)} (all of these: all); {', '.join(SERVING)} [all].",
 )
 @click.option("--url", metavar="URL", help="A running Parrot [one is started for the time].")
 @click.option("--model", metavar="DIR", help="The model of the Parrot that is started [bench-115m, random].")
@@ -48,6 +49,30 @@ WORKS = ("chain", "mapreduce", "gpts", "shared", "agents", "copilot")
     type=click.FloatRange(0, 10),
     metavar="SECONDS",
     help="Round trip added to each request of each client; may be repeated [0].",
+)
+@click.option(
+    "--rate",
+    "rates",
+    multiple=True,
+    type=click.FloatRange(0.01, 1000),
+    metavar="N",
+    help="Requests a second of work that arrives by rate; may be repeated [1].",
+)
+@click.option(
+    "--duration",
+    "duration_s",
+    default=20.0,
+    show_default=True,
+    type=click.FloatRange(0.5, 3600),
+    help="Seconds for which it arrives.",
+)
+@click.option(
+    "--bound",
+    "bound_s",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0.0001, 60),
+    help="Seconds for each output token; a request that took longer is no goodput.",
 )
 @click.option("--runs", default=3, show_default=True, type=click.IntRange(1, 1000), help="Of each workload.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of all texts [another each time].")
@@ -79,6 +104,9 @@ def bench_apps(
     baselines: tuple[str, ...],
     baseline_parrot: bool,
     rtts_s: tuple[float, ...],
+    rates: tuple[float, ...],
+    duration_s: float,
+    bound_s: float,
     runs: int,
     seed: int | None,
     scale: float,
@@ -105,6 +133,9 @@ def bench_apps(
         runs=runs,
         seed=secrets.randbelow(2**31) if seed is None else seed,
         scale=scale,
+        rates=rates or (1.0,),
+        duration_s=duration_s,
+        bound_s=bound_s,
     )
     request = AppsRequest(
         plan=plan,
@@ -139,10 +170,10 @@ def bench_apps(
 
 
 def _chosen(text: str) -> tuple[str, ...]:
-    names = WORKS if text == "all" else tuple(dict.fromkeys(text.split(",")))
-    if unknown := [name for name in names if name not in WORKS]:
-        raise click.UsageError(f"no workload {unknown[0]!r}; there are {', '.join(WORKS)}")
-    return names
+    named = [name for part in text.split(",") for name in (WORKS if part == "all" else (part,))]
+    if unknown := [name for name in named if name not in (*WORKS, *SERVING)]:
+        raise click.UsageError(f"no workload {unknown[0]!r}; there are {', '.join((*WORKS, *SERVING))}")
+    return tuple(dict.fromkeys(named))
 
 
 def _absolute(baseline: str) -> str:
@@ -161,6 +192,11 @@ def _model(model: str | None) -> Path:
     return random_model(preset="bench-115m", on_progress=lambda _, phase, __: say(phase))
 
 
+def _milliseconds(stream: "StreamSummary") -> list[float | None]:
+    spreads = (stream.ttft_s, stream.tpot_s, stream.normalised_latency_s)
+    return [None if one is None else one.median * 1000 for one in spreads]
+
+
 def _show(works: "tuple[WorkSummary, ...]") -> None:
     """A table for people."""
     rows = []
@@ -170,7 +206,7 @@ def _show(works: "tuple[WorkSummary, ...]") -> None:
             ratio = ratios.get(side.side)
             rows.append(
                 [
-                    work.work,
+                    work.work if work.rate is None else f"{work.work} at {work.rate:g}/s",
                     work.rtt_s,
                     side.side,
                     side.jct_s.median,
@@ -185,3 +221,12 @@ def _show(works: "tuple[WorkSummary, ...]") -> None:
     write_table(
         ["WORK", "RTT", "SIDE", "JCT S", "MIN", "MAX", "CACHED", "PARROT IS FASTER", "MIN", "MAX"], rows
     )
+    streams = [
+        [f"{work.work} at {work.rate:g}/s", side.side, one.stream, one.jct_s.median, *_milliseconds(one)]
+        for work in works
+        for side in work.sides
+        for one in side.streams
+    ]
+    if streams:
+        click.echo()
+        write_table(["WORK", "SIDE", "STREAM", "JCT S", "TTFT MS", "TPOT MS", "MS/TOKEN"], streams)

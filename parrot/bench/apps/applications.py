@@ -25,6 +25,7 @@ NUM_FILES = 6
 NUM_ROUNDS = 2
 CHUNK_WORDS = 300
 SUMMARY_TOKENS = 50
+QUESTION_WORDS = 20
 
 
 class Step(Protocol):
@@ -75,6 +76,8 @@ class Application:
     objective: Objective
     """How the user waits."""
     material: Literal["articles", "team"] = "articles"
+    streams: bool = False
+    """The user reads the results as they come."""
 
 
 def refine(max_tokens: int) -> Function:
@@ -124,6 +127,17 @@ def answer(max_tokens: int) -> Function:
         Answer:{{reply}}"""
 
     return answer
+
+
+def complete(max_tokens: int) -> Function:
+    """What follows a prompt."""
+
+    @semantic_function(max_tokens=max_tokens, ignore_eos=True)
+    def complete(prompt: Input, reply: Output) -> None:
+        """{{prompt}}
+        Answer:{{reply}}"""
+
+    return complete
 
 
 def design(max_tokens: int) -> Function:
@@ -204,28 +218,37 @@ async def map_reduce(step: Step, run: Run) -> Sequence[Text]:
     return [await step(combine(num_tokens), summaries=summaries)]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assistant:
+    """A system prompt, and how long its answers are."""
+
+    text: str
+    answer_tokens: int
+
+
+def system_texts(run: Run, *, prompt_words: int = 700, answer_tokens: int = 40) -> list[Assistant]:
+    """The four assistants, or those that the material knows the lengths of."""
+    profiles = run.material.assistants or (Profile(),) * 4
+    return _assistants(run, profiles, prompt_words=prompt_words, answer_tokens=answer_tokens)
+
+
 async def assistants(step: Step, run: Run) -> Sequence[Text]:
     """Many questions to four assistants with a long system prompt each."""
-    profiles = run.material.assistants or (Profile(),) * 4
-    return await _ask(step, run, profiles, prompt_words=700, num_requests=24, answer_tokens=40)
+    return await _ask(step, run, system_texts(run), num_requests=24)
 
 
 async def shared_prompt(step: Step, run: Run) -> Sequence[Text]:
     """Many questions on one long system prompt."""
-    return await _ask(step, run, (Profile(),), prompt_words=1200, num_requests=24, answer_tokens=60)
+    one = _assistants(run, (Profile(),), prompt_words=1200, answer_tokens=60)
+    return await _ask(step, run, one, num_requests=24)
 
 
 async def copilot(step: Step, run: Run) -> Sequence[Text]:
     """Many questions on one very long system prompt."""
-    return await _ask(
-        step,
-        run,
-        (Profile(),),
-        prompt_words=3250,
-        num_requests=32,
-        answer_tokens=60,
-        question_parts=run.material.questions,
-    )
+    words = 3250
+    one = _assistants(run, (Profile(),), prompt_words=words, answer_tokens=60)
+    lengths = [part * words for part in run.material.questions] or [QUESTION_WORDS]
+    return await _ask(step, run, one, num_requests=32, question_words=lengths)
 
 
 async def team(step: Step, run: Run) -> Sequence[Text]:
@@ -246,31 +269,35 @@ async def team(step: Step, run: Run) -> Sequence[Text]:
     return codes
 
 
-async def _ask(
-    step: Step,
-    run: Run,
-    profiles: Sequence[Profile],
-    *,
-    prompt_words: int,
-    num_requests: int,
-    answer_tokens: int,
-    question_parts: Sequence[float] = (),
-) -> Sequence[Text]:
-    """`num_requests` questions, to each assistant in turn; 20 words each if no lengths are given."""
-    size = run.size
-    systems = [
-        step.text(
-            f"system_{number}", run.texts.words(size.words(prompt_words * one.prompt), f"system {number}")
+def _assistants(
+    run: Run, profiles: Sequence[Profile], *, prompt_words: int, answer_tokens: int
+) -> list[Assistant]:
+    return [
+        Assistant(
+            text=run.texts.words(run.size.words(prompt_words * one.prompt), f"system {number}"),
+            answer_tokens=run.size.tokens(answer_tokens * one.answer),
         )
         for number, one in enumerate(profiles)
     ]
-    functions = [answer(size.tokens(answer_tokens * one.answer)) for one in profiles]
+
+
+async def _ask(
+    step: Step,
+    run: Run,
+    systems: Sequence[Assistant],
+    *,
+    num_requests: int,
+    question_words: Sequence[float] = (QUESTION_WORDS,),
+) -> Sequence[Text]:
+    """`num_requests` questions, to each assistant in turn."""
+    prompts = [step.text(f"system_{number}", one.text) for number, one in enumerate(systems)]
+    functions = [answer(one.answer_tokens) for one in systems]
     asked = []
     for number in range(num_requests):
-        kind = number % len(profiles)
-        part = question_parts[number % len(question_parts)] * prompt_words if question_parts else 20
-        question = run.texts.words(size.words(part), f"question {number}")
-        asked.append(step(functions[kind], system=systems[kind], question=question))
+        kind = number % len(systems)
+        num_words = run.size.words(question_words[number % len(question_words)])
+        question = run.texts.words(num_words, f"question {number}")
+        asked.append(step(functions[kind], system=prompts[kind], question=question))
     return await asyncio.gather(*asked)
 
 

@@ -11,10 +11,11 @@ from typing import Literal, get_args
 import httpx2
 
 from parrot.bench.apps.gauges import Gauges, ParrotGauges, find_gauges
-from parrot.bench.apps.network import http_client
+from parrot.bench.apps.network import http_client, network
 from parrot.bench.apps.openai_side import OpenAISide, served_model
 from parrot.bench.apps.parrot_side import ParrotSide
 from parrot.bench.apps.records import SCHEMA, RunRecord, WorkSummary
+from parrot.bench.apps.serving import SERVING
 from parrot.bench.apps.suite import AppsPlan, AppsSuite, Contender
 from parrot.bench.apps.texts import read_material
 from parrot.bench.origin import Commit, Machine, commit, machine, versions
@@ -140,6 +141,8 @@ def command_of(request: AppsRequest) -> str:
         f"--baseline {one.partition(':')[0]}:{_PLACES[one.partition(':')[0]]}" for one in request.baselines
     ]
     words += ["--baseline-parrot"] * request.baseline_parrot
+    if set(plan.works) & set(SERVING):
+        words += [f"--rate {rate:g}" for rate in plan.rates] + [f"--duration {plan.duration_s:g}"]
     words += [f"--scale {plan.scale:g}"] * (plan.scale != 1)
     words += ["--engine scripted"] * (request.engine == "scripted" and request.url is None)
     words += ["--url URL"] * (request.url is not None)
@@ -173,9 +176,10 @@ async def _contenders(
             name="parrot", url=url, model=model, settings=dict(settings), started_here=request.url is None
         )
     )
-    yield Contender(side=ParrotSide(url, http, clock=clock), gauges=gauges, server=url)
+    wires = await stack.enter_async_context(network())
+    yield Contender(side=ParrotSide(url, wires, http, clock=clock), gauges=gauges, server=url)
     if request.baseline_parrot:
-        side = OpenAISide(url, model, clock=clock, name="parrot-completions", stream=request.stream)
+        side = OpenAISide(url, wires, model, clock=clock, name="parrot-completions", stream=request.stream)
         yield Contender(side=side, gauges=gauges, server=url)
     for number, text in enumerate(request.baselines):
         kind, _, where = text.partition(":")
@@ -222,7 +226,8 @@ async def _baseline(
     servers.append(
         ServerReport(name=name, url=url, model=model, settings=settings, started_here=kind == "vllm")
     )
-    side = OpenAISide(url, model, clock=clock, name=name, stream=request.stream)
+    wires = await stack.enter_async_context(network())
+    side = OpenAISide(url, wires, model, clock=clock, name=name, stream=request.stream)
     return Contender(side=side, gauges=gauges, server=url)
 
 

@@ -10,11 +10,12 @@ from parrot.ports.clock import Clock
 class DelayedTransport(httpx2.AsyncBaseTransport):
     """Delays a request by half a round trip, and its answer by the other half.
 
-    Of a streamed answer, the headers are delayed, and so all that follows.
+    Of a streamed answer, the headers are delayed, and so all that follows. Connections are those of
+    `network`, which outlives this: a client's connections are warm when its program starts.
     """
 
-    def __init__(self, *, rtt_s: float, clock: Clock) -> None:
-        self._network = httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_connections=None))
+    def __init__(self, network: httpx2.AsyncBaseTransport, *, rtt_s: float, clock: Clock) -> None:
+        self._network = network
         self._half_s = rtt_s / 2
         self._clock = clock
         self.num_requests = 0
@@ -30,11 +31,12 @@ class DelayedTransport(httpx2.AsyncBaseTransport):
         return response
 
     async def aclose(self) -> None:
-        """A client that ends leaves the connections to the next; `close` closes them."""
+        """A client that ends leaves the connections to the next."""
 
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._network.aclose()
+
+def network() -> httpx2.AsyncHTTPTransport:
+    """Connections to servers, as many as are wanted; to be closed by whoever made it."""
+    return httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_connections=None))
 
 
 def http_client(

@@ -127,25 +127,34 @@ class RequestStep:
 class OpenAISide:
     """Runs applications from a client, against any OpenAI-compatible server."""
 
-    def __init__(self, url: str, model: str, *, clock: Clock, name: str, stream: bool = False) -> None:
+    def __init__(
+        self,
+        url: str,
+        network: httpx2.AsyncBaseTransport,
+        model: str,
+        *,
+        clock: Clock,
+        name: str,
+        stream: bool = False,
+    ) -> None:
+        """`network` carries the programs' requests."""
         self.name = name
         self._url = url
+        self._network = network
         self._model = model
         self._clock = clock
         self._stream = stream
 
     async def run(self, application: Application, run: Run, *, rtt_s: float) -> Outcome:
         """One run: request by request."""
-        network = DelayedTransport(rtt_s=rtt_s, clock=self._clock)
+        network = DelayedTransport(self._network, rtt_s=rtt_s, clock=self._clock)
+        stream = self._stream or application.streams
         began_s = self._clock.now_s()
-        try:
-            async with http_client(self._url, network) as http:
-                client = CompletionsClient(http, self._model, clock=self._clock, stream=self._stream)
-                step = RequestStep(client)
-                await application.run(step, run)
-                jct_s = self._clock.now_s() - began_s
-        finally:
-            await network.close()
+        async with http_client(self._url, network) as http:
+            client = CompletionsClient(http, self._model, clock=self._clock, stream=stream)
+            step = RequestStep(client)
+            await application.run(step, run)
+            jct_s = self._clock.now_s() - began_s
         return Outcome(
             jct_s=jct_s,
             num_requests=network.num_requests,

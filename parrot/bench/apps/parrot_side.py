@@ -1,6 +1,9 @@
 """An application in Parrot: one program with the SDK, whose calls are linked by semantic variables."""
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any
 
 import httpx2
 
@@ -12,6 +15,7 @@ from parrot.bench.apps.side import Outcome
 from parrot.ports.clock import Clock
 from parrot.sdk.session import Session
 from parrot.sdk.variable import SemanticVariable
+from parrot.types.objective import Objective
 from parrot.wire.answers import GraphView
 
 
@@ -33,27 +37,36 @@ class LinkedStep:
 class ParrotSide:
     """Runs applications in a Parrot service."""
 
-    def __init__(self, url: str, http: httpx2.AsyncClient, *, clock: Clock, name: str = "parrot") -> None:
-        """`http` is for looking at the service, beside the measured program."""
+    def __init__(
+        self,
+        url: str,
+        network: httpx2.AsyncBaseTransport,
+        http: httpx2.AsyncClient,
+        *,
+        clock: Clock,
+        name: str = "parrot",
+    ) -> None:
+        """`network` carries the programs' requests; `http` is for looking at the service beside them."""
         self.name = name
         self._url = url
+        self._network = network
         self._http = http
         self._clock = clock
 
     async def run(self, application: Application, run: Run, *, rtt_s: float) -> Outcome:
         """One run: the session is opened, the whole application is submitted, its results are waited for."""
-        network = DelayedTransport(rtt_s=rtt_s, clock=self._clock)
+        network = DelayedTransport(self._network, rtt_s=rtt_s, clock=self._clock)
         began_s = self._clock.now_s()
-        try:
-            async with parrot.connect(self._url, transport=network, name=application.name) as session:
-                async with session.batch():
-                    results = await application.run(LinkedStep(session), run)
-                variables = [one for one in results if isinstance(one, SemanticVariable)]
+        async with parrot.connect(self._url, transport=network, name=application.name) as session:
+            async with session.batch():
+                results = await application.run(LinkedStep(session), run)
+            variables = [one for one in results if isinstance(one, SemanticVariable)]
+            if application.streams:
+                await asyncio.gather(*(_read(one, application.objective) for one in variables))
+            else:
                 await session.gather(*variables, objective=application.objective)
-                jct_s = self._clock.now_s() - began_s
-                graph = await self._graph(session.id)
-        finally:
-            await network.close()
+            jct_s = self._clock.now_s() - began_s
+            graph = await self._graph(session.id)
         return Outcome(
             jct_s=jct_s, num_requests=network.num_requests, usage=usage_of(graph), calls=times_of(graph)
         )
@@ -62,6 +75,12 @@ class ParrotSide:
         response = await self._http.get(f"/v1/sessions/{session_id}/graph")
         response.raise_for_status()
         return GraphView.model_validate_json(response.content)
+
+
+async def _read(variable: SemanticVariable[Any], objective: Objective) -> None:
+    async with aclosing(variable.stream(objective)) as pieces:
+        async for _ in pieces:
+            pass
 
 
 def usage_of(graph: GraphView) -> Usage:

@@ -1,4 +1,4 @@
-"""What a run of an application gave. Field names are the keys of the JSON (docs/reference/bench-apps.md)."""
+"""What a run of an application gave: the keys of the JSON (docs/reference/bench-apps.md)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,17 +33,19 @@ class Usage:
     """Of these, taken from KV that was there; None where the server does not tell."""
     output_tokens: int = 0
 
-    @property
-    def prefilled_tokens(self) -> int | None:
-        """Prompt tokens that were computed."""
-        return None if self.cached_tokens is None else self.prompt_tokens - self.cached_tokens
 
-    @property
-    def hit_rate(self) -> float | None:
-        """The part of the prompt tokens that were not computed."""
-        if self.cached_tokens is None or not self.prompt_tokens:
-            return None
-        return self.cached_tokens / self.prompt_tokens
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamRecord:
+    """One stream of a serving workload in one run."""
+
+    stream: str
+    num_arrivals: int
+    jct_s: Spread
+    """From an arrival to its last result."""
+    ttft_s: Spread | None
+    """Of its calls; so are the next two."""
+    tpot_s: Spread | None
+    normalised_latency_s: Spread | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,8 @@ class RunRecord:
     rtt_s: float
     seed: str
     jct_s: float
-    """Job completion time: from the program's start to its last result."""
+    """Job completion time: from the program's start to its last result. Of a serving workload, the median
+    over the programs in the foreground."""
     num_calls: int
     num_requests: int
     """HTTP requests of the client."""
@@ -76,7 +79,9 @@ class RunRecord:
     """The most tokens of KV in use, as sampled."""
     goodput: float | None = None
     """Requests in a second that met both bounds; of serving workloads."""
-    num_errors: int = 0
+    rate: float | None = None
+    """Requests a second that came; of serving workloads."""
+    streams: tuple[StreamRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +100,18 @@ class SideSummary:
     goodput: Spread | None
     peak_kv_tokens: int | None
     """The highest of all runs."""
+    streams: tuple["StreamSummary", ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSummary:
+    """One stream over all runs: spreads of the runs' medians."""
+
+    stream: str
+    jct_s: Spread
+    ttft_s: Spread | None
+    tpot_s: Spread | None
+    normalised_latency_s: Spread | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +120,7 @@ class WorkSummary:
 
     work: str
     rtt_s: float
+    rate: float | None
     sides: Sequence[SideSummary]
     ratios: "Sequence[Ratio]"
 

@@ -5,7 +5,7 @@ import re
 import sysconfig
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -25,6 +25,10 @@ class Texts(Protocol):
         """A text of so many words."""
         ...
 
+    def of(self, part: str) -> "Texts":
+        """Others, of the same kind, for a part of a run."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrawnTexts:
@@ -38,6 +42,10 @@ class DrawnTexts:
         draw = Random(f"{self.seed}/{key}")  # noqa: S311 - no secret
         known = frequent_words()
         return " ".join(draw.choice(known) for _ in range(num_words))
+
+    def of(self, part: str) -> "DrawnTexts":
+        """Words drawn for a part of a run."""
+        return replace(self, seed=f"{self.seed}/{part}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +63,10 @@ class PassageTexts:
         while len(found) < num_words:
             found.extend(self.passages[: num_words - len(found)])
         return " ".join(found)
+
+    def of(self, part: str) -> "PassageTexts":
+        """Passages from other places."""
+        return replace(self, seed=f"{self.seed}/{part}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

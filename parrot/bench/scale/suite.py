@@ -9,7 +9,7 @@ from os import getloadavg
 import httpx2
 
 import parrot
-from parrot.bench.apps.network import DelayedTransport, http_client
+from parrot.bench.apps.network import DelayedTransport, http_client, network
 from parrot.bench.apps.texts import DrawnTexts
 from parrot.bench.control.suite import quantiles
 from parrot.bench.origin import commit, machine, versions
@@ -21,7 +21,6 @@ from parrot.bench.scale.report import SCHEMA, Part, ScaleReport
 from parrot.ports.clock import Clock
 from parrot.sdk.session import Session
 from parrot.wire.answers import EngineList, SessionView
-
 
 _LOOKS = 20
 _LOOK_AGAIN_S = 0.25
@@ -92,7 +91,7 @@ class ScaleSuite:
         self._http = http
         self._plan = plan
         self._clock = clock
-        self._network = DelayedTransport(rtt_s=0.0, clock=clock)
+        self._network = network()
 
     async def run(self, tell: Callable[[str], None]) -> list[Part]:
         """All parts of all rounds, one after the other."""
@@ -103,11 +102,11 @@ class ScaleSuite:
                     tell(f"{name}, round {number + 1} of {self._plan.rounds}")
                     parts.append(await self._part(name, number, work))
         finally:
-            await self._network.close()
+            await self._network.aclose()
         return parts
 
     async def owned_blocks(self) -> int:
-        """KV blocks held for contexts in use, when contexts of what has ended have had time to be given back."""
+        """KV blocks held for contexts in use, when those of ended sessions had time to be given back."""
         for _ in range(_LOOKS):
             if not await self._owned_blocks():
                 break
@@ -170,7 +169,8 @@ class ScaleSuite:
     ) -> None:
         """Run a program that gives how many calls it made, and count those that the service has done."""
         began_s = self._clock.now_s()
-        async with parrot.connect(self._server.url, transport=self._network) as session:
+        wires = DelayedTransport(self._network, rtt_s=0.0, clock=self._clock)
+        async with parrot.connect(self._server.url, transport=wires) as session:
             num_calls = await program(session)
             if is_result:
                 counts.results_s.append(self._clock.now_s() - began_s)
