@@ -27,6 +27,7 @@ a retry makes sense. Each code has a number (`P1203`), shown by the command line
 documentation.
 """
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -330,6 +331,24 @@ CODES: dict[str, CodeInfo] = _table(
     ("P7200", "bad_usage", UsageError, "the SDK was used in a way that cannot work"),
     ("P7201", "bad_function", SemanticFunctionError, "a function is declared wrongly"),
 )
+
+
+def fault_trace(error: BaseException) -> str:
+    """What went wrong and where, for a log: kinds and stack frames, of causes too, without any message.
+
+    A message may quote a prompt, a key or a value (that of a `KeyError` is its key), and logs have none.
+    """
+    chain: list[str] = []
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        frames = "".join(traceback.format_tb(current.__traceback__))
+        chain.append(f"{frames}{type(current).__qualname__}\n")
+        if isinstance(current, BaseExceptionGroup):
+            chain.extend(f"in a group: {fault_trace(inner)}" for inner in current.exceptions)
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    return "comes from\n".join(reversed(chain))
 
 
 def error_from_code(

@@ -29,6 +29,7 @@ from parrot.core.views import engine_view, graph_view, session_view, variable_vi
 from parrot.errors import (
     InvalidError,
     UnavailableError,
+    fault_trace,
 )
 from parrot.ports.clock import Clock
 from parrot.ports.engine import StartEngine
@@ -449,5 +450,6 @@ class Service:
 
 
 def _log_end(main: asyncio.Task[None]) -> None:
-    if not main.cancelled() and main.exception() is not None:
-        logger.critical("the service has stopped by a fault of its own", exc_info=main.exception())
+    error = None if main.cancelled() else main.exception()
+    if error is not None:
+        logger.critical("the service has stopped by a fault of its own\n%s", fault_trace(error))

@@ -22,7 +22,7 @@ from parrot.engine.scripted_config import FaultKind, ScriptedAnswer, ScriptedCon
 from parrot.engine.scripted_text import ScriptedText, scripted_logprob
 from parrot.engine.scripted_tokenizer import EOS_IDS, ScriptedTokenizer
 from parrot.engine.streams import ChunkStream, NoticeBoard
-from parrot.errors import EngineError, InvalidError, ParrotError
+from parrot.errors import EngineError, InvalidError, ParrotError, fault_trace
 from parrot.ports.clock import Clock, SystemClock
 from parrot.ports.engine import (
     Capabilities,
@@ -375,8 +375,8 @@ class ScriptedEngine:
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         """A task of the engine ended by itself: a bug of ours, after which nothing works any more."""
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("engine %s failed", self._info.engine_id, exc_info=error)
-            reason = f"{type(error).__name__}: {error}"
+            logger.error("engine %s failed\n%s", self._info.engine_id, fault_trace(error))
+            reason = f"a fault of the engine ({type(error).__name__}); its log has more"
             self._board.tell(Lost(reason=reason))
             self._end(reason)
 

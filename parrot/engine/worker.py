@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 from collections.abc import Coroutine
+from typing import Any
 
 from parrot.engine.launch import build_engine, decode_config
 from parrot.engine.messages import (
@@ -40,7 +41,7 @@ from parrot.engine.messages import (
     ToEngine,
     failure_message,
 )
-from parrot.errors import EngineError, ParrotError
+from parrot.errors import EngineError, ParrotError, fault_trace
 from parrot.ports.engine import Engine, Evicted, LoadChanged, Lost
 
 logger = logging.getLogger(__name__)
@@ -165,8 +166,8 @@ class EngineServer:
         if isinstance(error, ParrotError):
             self._send(failure_message(number, error))
         else:
-            logger.error("request %d failed", number, exc_info=error)
-            reason = f"{type(error).__name__}: {error}"
+            logger.error("request %d failed\n%s", number, fault_trace(error))
+            reason = f"a fault of the engine ({type(error).__name__}); its log has more"
             self._send(Failed(number=number, code="engine_failed", message=reason, param=None, data={}))
 
     async def _fill(self, message: Fill) -> None:
@@ -205,12 +206,35 @@ def _watch_parent(fd: int) -> None:
     os._exit(1)
 
 
+class _Formatter(logging.Formatter):
+    """Writes of an exception what `fault_trace` tells: its message may hold a prompt."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        return fault_trace(ei[1])
+
+
+def _configure_logs() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    sys.excepthook = lambda _kind, error, _trace: logger.critical(
+        "the engine's process ends\n%s", fault_trace(error)
+    )
+
+
+def _log_fault(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what nobody awaited; asyncio's own handler would write messages, and the values in them."""
+    error = context.get("exception")
+    trace = fault_trace(error) if isinstance(error, BaseException) else ""
+    logger.error("%s\n%s", context["message"], trace)
+
+
 def main() -> int:
     """Serve the engine that the parent asks for over the socket with the number `--fd`."""
     parser = argparse.ArgumentParser(prog="parrot.engine.worker")
     parser.add_argument("--fd", type=int, required=True)
     fd: int = parser.parse_args().fd
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    _configure_logs()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     watched = os.dup(fd)
     threading.Thread(target=_watch_parent, args=(watched,), daemon=True).start()
@@ -218,6 +242,7 @@ def main() -> int:
     sock.setblocking(False)
 
     async def serve() -> None:
+        asyncio.get_running_loop().set_exception_handler(_log_fault)
         await EngineServer().serve(sock)
 
     asyncio.run(serve())

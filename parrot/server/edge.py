@@ -5,13 +5,12 @@ connection → Edge: request id · header rules · who is it → routing → rou
 """
 
 import logging
-import traceback
 from collections.abc import Callable
 from typing import cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from parrot.errors import MalformedError, ParrotError
+from parrot.errors import MalformedError, ParrotError, fault_trace
 from parrot.ports.clock import Clock
 from parrot.server.auth import Authenticator
 from parrot.server.bodies import too_large
@@ -82,7 +81,7 @@ class Edge:
             await self._refuse(error, scope, receive, answer)
         except Exception as error:  # noqa: BLE001  a request's failure is its own: whatever it is ends here
             # Rendered here: a log processor that shows local variables would show prompts and keys.
-            trace = "".join(traceback.format_exception(error))
+            trace = fault_trace(error)
             log.error("request failed", request_id=answer.request_id, route=_route(scope), trace=trace)
             await self._refuse(internal_error(), scope, receive, answer)
 

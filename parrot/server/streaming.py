@@ -3,7 +3,6 @@ a slow reader can make us keep.
 """
 
 import asyncio
-import traceback
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from parrot.core.service import StreamItem
-from parrot.errors import AuthenticationError, ParrotError
+from parrot.errors import AuthenticationError, ParrotError, fault_trace
 from parrot.ports.clock import Clock
 from parrot.server.auth import Authenticator, Caller
 from parrot.server.disconnects import cancel_all, disconnected
@@ -118,11 +117,11 @@ class EventStream(Response, Generic[Item]):
                 if not writer.started:
                     raise
                 await self._write_error(writer, error)
-            except Exception:
+            except Exception as error:
                 if not writer.started:
                     raise
                 # The headers are out, so only an event can still tell the client.
-                log.error("stream failed", request_id=writer.request_id, trace=traceback.format_exc())
+                log.error("stream failed", request_id=writer.request_id, trace=fault_trace(error))
                 await self._write_error(writer, internal_error())
 
     async def _write_error(self, writer: "_Writer", error: ParrotError) -> None:

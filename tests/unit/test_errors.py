@@ -15,6 +15,7 @@ from parrot.errors import (
     TemplateError,
     WaitTimeoutError,
     error_from_code,
+    fault_trace,
 )
 
 
@@ -79,3 +80,17 @@ def test_numbers_are_unique_and_grow_with_the_table() -> None:
     numbers = [info.number for info in CODES.values()]
     assert len(set(numbers)) == len(numbers)
     assert all(number[0] == "P" and len(number) == 5 and number[1:].isdigit() for number in numbers)
+
+
+def test_a_fault_is_told_with_its_places_and_causes_and_without_its_words() -> None:
+    words = ["canary-cause", "canary-group", "canary-inner"]
+    try:
+        try:
+            raise KeyError(words[0])
+        except KeyError as cause:
+            raise ExceptionGroup(words[1], [ValueError(words[2])]) from cause
+    except ExceptionGroup as error:
+        told = fault_trace(error)
+    assert "canary" not in told
+    assert told.index("KeyError\n") < told.index("ExceptionGroup\n") < told.index("ValueError\n")
+    assert __file__ in told

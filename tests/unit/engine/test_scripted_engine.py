@@ -280,7 +280,9 @@ async def test_a_bug_in_the_engine_loses_it_and_fails_what_is_under_way(
     with pytest.raises(EngineError) as lost:
         await answer(engine, request(engine, "x"))
     assert lost.value.code == "engine_lost"
-    assert [notice async for notice in engine.notices()][-1] == Lost(reason="ZeroDivisionError: a bug")
+    assert [notice async for notice in engine.notices()][-1] == Lost(
+        reason="a fault of the engine (ZeroDivisionError); its log has more"
+    )
     assert "failed" in caplog.text
 
 
