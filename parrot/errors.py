@@ -344,11 +344,11 @@ def fault_trace(error: BaseException) -> str:
     while current is not None and id(current) not in seen:
         seen.add(id(current))
         frames = "".join(traceback.format_tb(current.__traceback__))
-        chain.append(f"{frames}{type(current).__qualname__}\n")
-        if isinstance(current, BaseExceptionGroup):
-            chain.extend(f"in a group: {fault_trace(inner)}" for inner in current.exceptions)
+        inner = current.exceptions if isinstance(current, BaseExceptionGroup) else ()
+        parts = (f"in it, {fault_trace(each)}" for each in inner)
+        chain.append(f"{frames}{type(current).__qualname__}\n{''.join(parts)}")
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
-    return "comes from\n".join(reversed(chain))
+    return "which led to\n".join(reversed(chain))
 
 
 def error_from_code(
