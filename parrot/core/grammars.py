@@ -15,9 +15,11 @@ from parrot.core.transforms import compile_pattern
 from parrot.errors import InvalidError
 from parrot.types.sampling import Grammar
 from parrot.wire.quoting import quoted
-from parrot.wire.requests import OutputSpec
+from parrot.wire.requests import OutputSpec, ToolOutput
 
 MAX_SCHEMA_DEPTH = 16
+TOOL_DEPTH = 8
+"""Levels that the service itself puts around the schemas of tools."""
 _TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
 _MAPS_OF_SCHEMAS = frozenset({"$defs", "definitions", "properties", "patternProperties", "dependentSchemas"})
 _DATA = frozenset({"const", "default", "enum", "examples"})
@@ -45,12 +47,13 @@ def compile_grammar(output: OutputSpec, limits: Limits) -> Grammar | None:
         return Grammar(kind="regex", source=output.regex)
     if output.schema_ is not None:
         with at("schema"):
-            _check_depth(output.schema_)
+            _check_depth(output.schema_, MAX_SCHEMA_DEPTH + TOOL_DEPTH * isinstance(output, ToolOutput))
             source = json.dumps(output.schema_, ensure_ascii=False, separators=(",", ":"))
             if len(source.encode()) > limits.max_grammar_bytes:
                 raise _unsupported(f"a schema may have {limits.max_grammar_bytes:,} bytes")
             _check_schema(output.schema_, limits)
-        return Grammar(kind="schema", source=source)
+        or_text = isinstance(output, ToolOutput) and output.or_text
+        return Grammar(kind="text_or_schema" if or_text else "schema", source=source)
     return None
 
 
@@ -72,9 +75,9 @@ def _check_schema(root: dict[str, object], limits: Limits) -> None:
         raise _unsupported("a schema that contains itself by $ref is not supported") from None
 
 
-def _check_depth(root: object) -> None:
+def _check_depth(root: object, most: int) -> None:
     level = [root]
-    for _ in range(MAX_SCHEMA_DEPTH + 1):
+    for _ in range(most + 1):
         level = [child for node in level for child in _children(node)]
     if level:
         raise _unsupported(f"a schema may be nested {MAX_SCHEMA_DEPTH} levels deep")

@@ -79,7 +79,7 @@ class ScriptedText:
             digest.update(seed.encode())
         key = digest.digest()
         answer = self._scripted_answer(pieces)
-        if grammar is not None:
+        if grammar is not None and grammar.kind != "text_or_schema":  # its words never begin as JSON does
             return self._bounded(grammar, answer, key)
         if answer is not None:
             return chain(self._tokenizer.encode(answer), (EOS_ID,), self._tokens(key, opening=False))

@@ -36,6 +36,8 @@ class Grammar:
     """A bound on an output's text: a JSON schema (as JSON text) or a regular expression."""
 
     kind: str
-    """`schema` or `regex`."""
+    """`schema`, `regex`, or `text_or_schema`: JSON under the schema, or any text that does not begin as an
+    object or array does.
+    """
     source: str
     """The schema's JSON text, or the pattern."""

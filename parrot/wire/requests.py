@@ -152,6 +152,13 @@ class OutputSpec(Wire):
     transforms: Annotated[tuple[TransformSpec, ...], Field(max_length=MAX_TRANSFORMS)] = ()
 
 
+class ToolOutput(OutputSpec):
+    """An output that may call a tool; made by the service alone."""
+
+    or_text: bool = False
+    """It follows the schema, or is any text that does not begin as JSON does."""
+
+
 class OutputParameter(Wire):
     """`{"output": {…}}`."""
 

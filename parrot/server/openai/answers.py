@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from parrot.core.executor.requests import Outcome, Piece
 from parrot.ports.engine import Tokenizer, TokenLogprob
+from parrot.server.openai.tools import calls_in, is_call
 
 Json = dict[str, object]
 
@@ -69,9 +70,9 @@ class CompletionWriter:
         """A chunk with more of a choice."""
         return self._chunk(self._choice(index, piece.text, piece.logprobs, None))
 
-    def last(self, index: int, outcome: Outcome) -> Json:
+    def last(self, index: int, outcome: Outcome) -> Sequence[Json]:
         """The chunk that says how a choice ended."""
-        return self._chunk(self._choice(index, "", (), outcome.finish_reason))
+        return [self._chunk(self._choice(index, "", (), outcome.finish_reason))]
 
     def usage(self, usage: Json) -> Json:
         """The chunk with the usage."""
@@ -106,39 +107,66 @@ class CompletionWriter:
 class ChatWriter:
     """`chat.completion` objects and their chunks."""
 
-    def __init__(self, head: Head, tokenizer: Tokenizer, *, tells: bool) -> None:
+    def __init__(self, head: Head, tokenizer: Tokenizer, *, tells: bool, tools: bool = False) -> None:
+        """`tells`: log-probabilities are wanted. `tools`: an answer may be calls of tools."""
         self._head = head
         self._tokenizer = tokenizer
         self._tells = tells
+        self._tools = tools
+        self._held: dict[int, str] = {}
+        """What came so far of choices that are calls: these are given when they are whole."""
+        self._spoken: set[int] = set()
+        """Choices that are no calls."""
 
     def whole(self, outcomes: Sequence[Outcome], usage: Json) -> Json:
         """The answer in one piece."""
-        choices: list[Json] = [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": outcome.text, "refusal": None},
-                "logprobs": self._logprobs(outcome.logprobs),
-                "finish_reason": outcome.finish_reason,
-            }
-            for index, outcome in enumerate(outcomes)
-        ]
+        choices: list[Json] = []
+        for index, outcome in enumerate(outcomes):
+            calls = self._calls(index, outcome.text)
+            message: Json = {"role": "assistant", "content": outcome.text, "refusal": None}
+            if calls is not None:
+                message |= {"content": None, "tool_calls": calls}
+            choices.append(
+                {
+                    "index": index,
+                    "message": message,
+                    "logprobs": self._logprobs(outcome.logprobs),
+                    "finish_reason": outcome.finish_reason if calls is None else "tool_calls",
+                }
+            )
         return {**self._head.of("chat.completion"), "choices": choices, "usage": usage}
 
     def first(self, index: int) -> Json | None:
         """The chunk that says who speaks."""
         return self._chunk(index, {"role": "assistant", "content": ""})
 
-    def piece(self, index: int, piece: Piece) -> Json:
-        """A chunk with more of a choice."""
+    def piece(self, index: int, piece: Piece) -> Json | None:
+        """A chunk with more of a choice, unless it turns out to be a call."""
+        if self._tools and index not in self._spoken:
+            held = self._held[index] = self._held.get(index, "") + piece.text
+            if is_call(held) is not False:
+                return None
+            self._spoken.add(index)
         return self._chunk(index, {"content": piece.text}, logprobs=self._logprobs(piece.logprobs))
 
-    def last(self, index: int, outcome: Outcome) -> Json:
-        """The chunk that says how a choice ended."""
-        return self._chunk(index, {}, finish_reason=outcome.finish_reason)
+    def last(self, index: int, outcome: Outcome) -> Sequence[Json]:
+        """The chunks with a choice's calls, and how it ended."""
+        if not self._tools or index in self._spoken:
+            return [self._chunk(index, {}, finish_reason=outcome.finish_reason)]
+        calls = self._calls(index, outcome.text)
+        if calls is None:
+            delta: Json = {"content": outcome.text}
+            return [self._chunk(index, delta), self._chunk(index, {}, finish_reason=outcome.finish_reason)]
+        delta = {"tool_calls": [{"index": number, **call} for number, call in enumerate(calls)]}
+        return [self._chunk(index, delta), self._chunk(index, {}, finish_reason="tool_calls")]
 
     def usage(self, usage: Json) -> Json:
         """The chunk with the usage."""
         return {**self._head.of("chat.completion.chunk"), "choices": [], "usage": usage}
+
+    def _calls(self, index: int, text: str) -> list[Json] | None:
+        run = self._head.id.rpartition("-")[2]
+        return calls_in(text, f"call_{run[:20]}{index}") if self._tools else None
 
     def _chunk(
         self,

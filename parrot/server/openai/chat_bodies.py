@@ -6,7 +6,8 @@ from pydantic import Field, StrictBool, StrictInt
 
 from parrot.errors import InvalidError
 from parrot.server.openai.bodies import MAX_TOP_LOGPROBS, SamplingBody, TokenCount, refuse, unsupported
-from parrot.wire.requests import MessageSpec, Text, Wire
+from parrot.server.openai.tools import MAX_TOOLS, NamedTool, Tool, Toolbox, ToolCall, ToolChoice
+from parrot.wire.requests import Text, Wire
 
 MAX_MESSAGES = 1023
 """The answer is a message too."""
@@ -31,6 +32,7 @@ class ChatMessage(Wire):
     annotations: tuple[dict[str, object], ...] | None = None
     audio: None = None
     function_call: None = None
+    tool_calls: tuple[ToolCall, ...] | None = None
 
     @property
     def text(self) -> str:
@@ -38,12 +40,6 @@ class ChatMessage(Wire):
         if self.content is None or isinstance(self.content, str):
             return self.content or ""
         return "".join(part.text or part.refusal for part in self.content)
-
-    def lowered(self) -> MessageSpec:
-        """As a call has it."""
-        role: Literal["system", "user", "assistant"]
-        role = "assistant" if self.role == "assistant" else "user" if self.role == "user" else "system"
-        return MessageSpec(role=role, content=literal(self.text))
 
 
 class JsonSchema(Wire):
@@ -96,6 +92,9 @@ class ChatBody(SamplingBody):
     modalities: tuple[Text, ...] | None = None
     audio: dict[str, object] | None = None
     web_search_options: dict[str, object] | None = None
+    tools: Annotated[tuple[Tool, ...], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: StrictBool | None = None
     functions: tuple[dict[str, object], ...] | None = None
     function_call: object = None
     echo: StrictBool | None = None
@@ -109,6 +108,13 @@ class ChatBody(SamplingBody):
     def num_logprobs(self) -> int | None:
         """How many likeliest tokens are to be told beside each token; None: nothing is told."""
         return (self.top_logprobs or 0) if self.logprobs else None
+
+    def toolbox(self) -> Toolbox | None:
+        """The tools that may be called, if any. Raises as `Toolbox.of`."""
+        named = self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else None
+        word = None if isinstance(self.tool_choice, NamedTool) else self.tool_choice
+        functions = [tool.function for tool in self.tools or ()]
+        return Toolbox.of(functions, word, named, parallel=self.parallel_tool_calls)
 
     def check(self) -> None:
         """As for every body; and what only chats have."""
@@ -124,8 +130,3 @@ class ChatBody(SamplingBody):
         for name in ("functions", "function_call"):
             if getattr(self, name) not in (None, (), "none", "auto"):
                 raise unsupported(name, "use tools")
-
-
-def literal(text: str) -> str:
-    """A text as a template that stands for it and has no placeholder."""
-    return text.replace("{{", "{{{{")

@@ -1,13 +1,15 @@
 """From an OpenAI body to calls: one for each answer that is wanted, in the order of `choices`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from parrot.core.executor.requests import Requests
 from parrot.errors import InvalidError
 from parrot.ports.engine import Tokenizer
-from parrot.server.openai.bodies import CompletionBody, SamplingBody
-from parrot.server.openai.chat_bodies import ChatBody
+from parrot.server.openai.bodies import CompletionBody, SamplingBody, unsupported
+from parrot.server.openai.chat_bodies import ChatBody, ChatMessage
+from parrot.server.openai.tools import Toolbox, written_calls, written_result
 from parrot.types.ids import TenantId
 from parrot.types.objective import Objective
 from parrot.types.sampling import MAX_TOKENS_CAP
@@ -19,6 +21,7 @@ from parrot.wire.requests import (
     SubmitCalls,
     TokensParameter,
     ToldSampling,
+    ToolOutput,
     ValueParameter,
 )
 
@@ -63,7 +66,7 @@ def completion_calls(body: CompletionBody, requests: Requests) -> Wanted:
             template="{{prompt}}{{text}}",
             parameters={
                 "prompt": prompt,
-                "text": _output(body, choice, most=most, logprobs=body.logprobs, schema=None),
+                "text": _output(body, choice, most=most, logprobs=body.logprobs),
             },
         )
         for prompt in prompts
@@ -85,11 +88,14 @@ def chat_calls(body: ChatBody, requests: Requests, tenant: TenantId) -> Wanted:
         CallError: `context_overflow`.
     """
     model = requests.model(body.model)
-    messages = (*(message.lowered() for message in body.messages), ANSWER)
+    toolbox = body.toolbox()
+    messages = (*lowered_messages(body.messages, toolbox), ANSWER)
     schema = None if body.response_format is None else body.response_format.schema_of_output()
+    if schema is not None and toolbox is not None:
+        raise unsupported("response_format", "not together with tools")
 
     def call(choice: int, most: int) -> CallSpec:
-        output = _output(body, choice, most=most, logprobs=body.num_logprobs, schema=schema)
+        output = _output(body, choice, most=most, logprobs=body.num_logprobs, schema=schema, toolbox=toolbox)
         return CallSpec.model_construct(model=model.name, messages=messages, parameters={"text": output})
 
     most = body.most_tokens
@@ -110,6 +116,37 @@ def objective_of(body: SamplingBody) -> Objective:
     return "throughput" if later else "latency"
 
 
+def lowered_messages(messages: Sequence[ChatMessage], toolbox: Toolbox | None) -> Iterator[MessageSpec]:
+    """A conversation as a call has it. Tools, their calls and what these gave become text, as models without
+    a word for them need it; what the model is told of tools stands first.
+    """
+    told = None if toolbox is None else toolbox.description()
+    names: dict[str, str] = {}
+    for message in messages:
+        calls = message.tool_calls or ()
+        names.update((call.id, call.function.name) for call in calls)
+        text = message.text
+        if calls:
+            text += written_calls((call.function.name, call.function.arguments) for call in calls)
+        if message.role == "tool":
+            name = names.get(message.tool_call_id or "") or message.name or "a function"
+            yield MessageSpec(role="user", content=literal(written_result(name, text)))
+            continue
+        role: Literal["system", "user", "assistant"]
+        role = "system" if message.role == "developer" else message.role
+        if told is not None and role == "system":
+            text, told = f"{text}\n\n{told}", None
+        elif told is not None:
+            yield MessageSpec(role="system", content=literal(told))
+            told = None
+        yield MessageSpec(role=role, content=literal(text))
+
+
+def literal(text: str) -> str:
+    """A text as a template that stands for it and has no placeholder."""
+    return text.replace("{{", "{{{{")
+
+
 def _prompt(
     prompt: str | Sequence[int], tokenizer: Tokenizer, model_hash: str, *, without_bos: bool
 ) -> ValueParameter:
@@ -128,7 +165,13 @@ def _prompt(
 
 
 def _output(
-    body: SamplingBody, choice: int, *, most: int, logprobs: int | None, schema: dict[str, object] | None
+    body: SamplingBody,
+    choice: int,
+    *,
+    most: int,
+    logprobs: int | None,
+    schema: dict[str, object] | None = None,
+    toolbox: Toolbox | None = None,
 ) -> OutputParameter:
     sampling = ToldSampling.model_construct(
         max_tokens=most,
@@ -143,6 +186,10 @@ def _output(
         ignore_eos=body.ignore_eos,
         logprobs=logprobs,
     )
-    return OutputParameter.model_construct(
-        output=OutputSpec.model_construct(sampling=sampling, schema_=schema)
-    )
+    if toolbox is None:
+        output = OutputSpec.model_construct(sampling=sampling, schema_=schema)
+    else:
+        output = ToolOutput.model_construct(
+            sampling=sampling, schema_=toolbox.schema(), or_text=not toolbox.required
+        )
+    return OutputParameter.model_construct(output=output)

@@ -75,7 +75,7 @@ class OpenAIRoutes:
         body = (await read_body(request, ChatBody, self._config.submission)).model
         body.check()
         wanted = chat_calls(body, self._service.requests, tenant_of(request))
-        write = partial(ChatWriter, tells=body.num_logprobs is not None)
+        write = partial(ChatWriter, tells=body.num_logprobs is not None, tools=body.toolbox() is not None)
         return await self._answer(request, body, wanted, "chatcmpl", write)
 
     async def _answer(

@@ -1,7 +1,7 @@
 """Answers as they are generated: `data:` lines of JSON, and `[DONE]` at the end."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
@@ -24,12 +24,12 @@ class Writer(Protocol):
         """Before the first piece of a choice."""
         ...
 
-    def piece(self, index: int, piece: Piece) -> Json:
-        """Some more of a choice."""
+    def piece(self, index: int, piece: Piece) -> Json | None:
+        """Some more of a choice; None when there is nothing to show yet."""
         ...
 
-    def last(self, index: int, outcome: Outcome) -> Json:
-        """How a choice ended."""
+    def last(self, index: int, outcome: Outcome) -> Sequence[Json]:
+        """The rest of a choice, and how it ended."""
         ...
 
     def usage(self, usage: Json) -> Json:
@@ -65,10 +65,13 @@ async def chunks(
             if first is not None:
                 yield {**first, **with_usage}
             if piece is not None:
-                yield {**writer.piece(index, piece), **with_usage}
-            else:
-                outcomes[index] = await run.outcome(index)
-                yield {**writer.last(index, outcomes[index]), **with_usage}
+                shown = writer.piece(index, piece)
+                if shown is not None:
+                    yield {**shown, **with_usage}
+                continue
+            outcomes[index] = await run.outcome(index)
+            for chunk in writer.last(index, outcomes[index]):
+                yield {**chunk, **with_usage}
     if includes_usage:
         yield writer.usage(usage_of([outcomes[index] for index in range(run.num_outputs)], num_choices))
     yield DONE
