@@ -7,13 +7,14 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help demo test check format bench sanitize docs clean
+.PHONY: help demo test check format bench reliability sanitize docs clean
 
 help:
 	@echo "make demo    run the demo: applications inside the service, beside the same calls one by one"
 	@echo "make test    run every test"
 	@echo "make check   run the gate: format, lint, types, layers, sizes, quick tests, generated docs"
 	@echo "make bench   measure the engine on this machine and keep the result; takes minutes"
+	@echo "make reliability  try the promises with faults and keep the figures; takes minutes"
 	@echo "make sanitize  drive the native kernels under the address and undefined-behaviour sanitizers"
 	@echo "make format  format the code and mend what the linter can mend"
 	@echo "make docs    build the documentation site into site/"
@@ -36,6 +37,9 @@ format: $(READY)
 bench: $(READY)
 	@mkdir -p benchmarks/results
 	@$(BIN)/parrot bench engine --out benchmarks/results $(ARGS)
+
+reliability: $(READY)
+	@$(BIN)/python tools/reliability_campaign.py $(ARGS)
 
 sanitize:
 	@$(PYTHON) tools/sanitize_kernels.py build/sanitize

@@ -4,13 +4,14 @@ connection → Edge: request id · header rules · who is it → routing → rou
              Edge: error → envelope · access line · request histogram ← answer or error
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from parrot.errors import MalformedError, ParrotError, fault_trace
+from parrot.errors import MalformedError, ParrotError, UnavailableError, fault_trace
 from parrot.ports.clock import Clock
 from parrot.server.auth import Authenticator
 from parrot.server.bodies import too_large
@@ -77,6 +78,12 @@ class Edge:
             await self._app(scope, receive, answer.send)
         except DisconnectedError:
             answer.status = STATUS_DISCONNECTED
+        except asyncio.CancelledError:
+            # The server ends at once. Nothing is above this task that would have to learn it was cancelled.
+            if answer.status:
+                raise
+            stopping = UnavailableError("the service is stopping", code="draining", data={"retry_after_s": 1})
+            await self._refuse(stopping, scope, receive, answer)
         except ParrotError as error:
             await self._refuse(error, scope, receive, answer)
         except Exception as error:  # noqa: BLE001  a request's failure is its own: whatever it is ends here

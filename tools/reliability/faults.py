@@ -227,7 +227,7 @@ async def engine_signals(directory: Path, number: signal.Signals, *, rounds: int
                 _signal(chance.choice(victims), number)
                 num_struck += 1
             async with asyncio.timeout(30):
-                while await _num_up(client) < 2:
+                while await _num_up(client) < 2:  # noqa: ASYNC110 - it is another process that changes
                     await asyncio.sleep(0.1)
             await asyncio.sleep(2.0)
         served.process.kill()

@@ -1,0 +1,136 @@
+"""The campaign: every scenario of a tier, its findings in one file, the page from that."""
+
+import argparse
+import asyncio
+import errno
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from parrot.bench.origin import commit, machine, versions
+from reliability import postgres_server, shim
+from reliability.clients import cut_streams, rolling_restarts
+from reliability.crash_points import CRASH_POINTS
+from reliability.faults import (
+    bad_call,
+    clock_jumps,
+    disk_error,
+    engine_signals,
+    failing_fsync,
+    locked_database,
+    no_descriptors,
+    stopped_and_continued,
+)
+from reliability.findings import Finding
+from reliability.lives import crash_points, postgres_kills, random_kills
+from reliability.page import write_page
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "reliability.json"
+PAGE = ROOT / "docs" / "explanation" / "reliability.md"
+PACKAGES = ("sqlalchemy", "psycopg", "uvicorn", "httpx2")
+
+Run = Callable[[Path], Awaitable[Finding]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One scenario and what it needs."""
+
+    name: str
+    run: Run
+    missing: str | None = None
+    """Why it cannot run here."""
+
+
+def scenarios(tier: str) -> list[Scenario]:
+    """The scenarios of a tier: `ci` takes minutes, `hour` about an hour."""
+    long = tier == "hour"
+    passages = (1, 3, 7) if long else (2,)
+    no_shim, no_postgres = shim.missing(), postgres_server.missing()
+    return [
+        Scenario("random kills", lambda d: random_kills(d, num_kills=800 if long else 16)),
+        Scenario("crash points", lambda d: crash_points(d, points=CRASH_POINTS, passages=passages)),
+        Scenario("postgres", lambda d: postgres_kills(d, num_rounds=100 if long else 5), no_postgres),
+        Scenario("locked database", locked_database),
+        Scenario("full disk", lambda d: disk_error(d, errno.ENOSPC), no_shim),
+        Scenario("read-only disk", lambda d: disk_error(d, errno.EROFS), no_shim),
+        Scenario("fsync", failing_fsync, no_shim),
+        Scenario("clock", clock_jumps, no_shim),
+        Scenario("stopped", stopped_and_continued),
+        Scenario("descriptors", no_descriptors),
+        Scenario("killed engines", lambda d: engine_signals(d, signal.SIGKILL, rounds=40 if long else 4)),
+        Scenario("stopped engines", lambda d: engine_signals(d, signal.SIGSTOP, rounds=20 if long else 2)),
+        Scenario("poison", lambda d: bad_call(d, "exit")),
+        Scenario("hang", lambda d: bad_call(d, "hang")),
+        Scenario("streams", lambda d: cut_streams(d, step=1)),
+        Scenario("restarts", lambda d: rolling_restarts(d, num_restarts=100 if long else 6)),
+    ]
+
+
+async def run_one(scenario: Scenario) -> dict[str, Any]:
+    """Run one scenario in a directory of its own; what it raises is a finding too."""
+    began_s = time.monotonic()
+    if scenario.missing is not None:
+        finding = Finding(scenario=scenario.name, promise="", faults={}, skipped=scenario.missing)
+    else:
+        with tempfile.TemporaryDirectory(prefix="parrot-reliability-") as directory:
+            try:
+                finding = await scenario.run(Path(directory))
+            except Exception as error:  # noqa: BLE001 - one scenario's failure is its own finding
+                problem = f"{type(error).__name__}: {error}"
+                finding = Finding(scenario=scenario.name, promise="", faults={}, problems=(problem,))
+    return {**finding.to_json(), "seconds": round(time.monotonic() - began_s, 1)}
+
+
+def campaign(tier: str, only: tuple[str, ...]) -> dict[str, Any]:
+    """Run a tier's scenarios one after the other."""
+    found = []
+    for scenario in scenarios(tier):
+        if not only or scenario.name in only:
+            finding = asyncio.run(run_one(scenario))
+            state = "skipped" if finding["skipped"] else "kept" if finding["kept"] else "BROKEN"
+            print(f"{state:8}{finding['seconds']:7.1f} s  {scenario.name}", file=sys.stderr, flush=True)
+            for problem in finding["problems"]:
+                print(f"          {problem}", file=sys.stderr, flush=True)
+            found.append(finding)
+    source = commit()
+    return {
+        "kind": "reliability",
+        "tier": tier,
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": None if source is None else asdict(source),
+        "machine": asdict(machine()),
+        "versions": versions(PACKAGES),
+        "load_average": round(os.getloadavg()[0], 1),
+        "findings": found,
+    }
+
+
+def main() -> None:
+    """Run the campaign, or render its page from the results that are there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tier", choices=("ci", "hour"), default="ci")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="SCENARIO", help="this one; repeatable"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the file to write")
+    parser.add_argument("--page", action="store_true", help="only render the page")
+    arguments = parser.parse_args()
+    if not arguments.page:
+        results = campaign(arguments.tier, tuple(arguments.only))
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    results = json.loads(arguments.out.read_text(encoding="utf-8"))
+    if arguments.out == RESULTS:
+        PAGE.write_text(write_page(results), encoding="utf-8")
+    broken = [finding["scenario"] for finding in results["findings"] if not finding["kept"]]
+    sys.exit(f"not kept: {', '.join(broken)}" if broken else 0)
