@@ -1,0 +1,1 @@
+"""`parrot bench report`: one page with tables and plots, from result files alone."""

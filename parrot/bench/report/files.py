@@ -1,0 +1,88 @@
+"""The result files of a directory, by what wrote them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parrot.errors import ConfigError
+
+Found = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultFile:
+    """One file."""
+
+    name: str
+    content: Found
+
+    @property
+    def started_at(self) -> str:
+        """When its measurement began; empty where it does not matter, as in simulated time."""
+        return str(self.content.get("started_at", ""))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """All files; of each kind the newest last."""
+
+    engine: tuple[ResultFile, ...] = ()
+    apps: tuple[ResultFile, ...] = ()
+    control: tuple[ResultFile, ...] = ()
+    scale: tuple[ResultFile, ...] = ()
+    soak: tuple[ResultFile, ...] = ()
+    paper: tuple[ResultFile, ...] = ()
+    ablations: tuple[ResultFile, ...] = ()
+    speed: tuple[ResultFile, ...] = ()
+    unknown: tuple[ResultFile, ...] = ()
+    """Of no kind that is shown."""
+
+    def all(self) -> Sequence[ResultFile]:
+        """Every file that is shown."""
+        return (
+            *self.apps,
+            *self.engine,
+            *self.control,
+            *self.scale,
+            *self.soak,
+            *self.speed,
+            *self.paper,
+            *self.ablations,
+        )
+
+
+_SCHEMAS = {
+    "parrot.bench.engine/1": "engine",
+    "parrot.bench.apps/1": "apps",
+    "parrot.bench.control/1": "control",
+    "parrot.bench.scale/1": "scale",
+    "parrot.bench.soak/1": "soak",
+}
+_NAMES = {"sim-paper": "paper", "sim-ablations": "ablations", "sim-speed": "speed"}
+"""Of files without a schema: how their names begin."""
+
+
+def read_results(directory: Path) -> Results:
+    """The results in a directory.
+
+    Raises:
+        ConfigError: there are none, or one is not JSON.
+    """
+    kinds: dict[str, list[ResultFile]] = {}
+    for path in sorted(directory.glob("*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} is no result file: {error}", param="--results") from None
+        named = (kind for name, kind in _NAMES.items() if path.stem.startswith(name))
+        kind = _SCHEMAS.get(str(content.get("schema"))) or next(named, "unknown")
+        kinds.setdefault(kind, []).append(ResultFile(name=path.name, content=content))
+    if not kinds:
+        raise ConfigError(f"there are no results in {directory}", param="--results")
+    ordered = {
+        kind: tuple(sorted(files, key=lambda one: (one.started_at, one.name)))
+        for kind, files in kinds.items()
+    }
+    return Results(**ordered)
