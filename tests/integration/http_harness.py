@@ -140,7 +140,11 @@ def json_bytes(value: object) -> bytes:
 
 @asynccontextmanager
 async def running_service(
-    *, limits: Limits = LIMITS, engine: EngineConfig | None = None, **server: Any
+    *,
+    limits: Limits = LIMITS,
+    engine: EngineConfig | None = None,
+    service_config: ServiceConfig | None = None,
+    **server: Any,
 ) -> AsyncIterator[Harness]:
     """A service with one engine in this process, on a free port, with keys for two tenants."""
     engine_id = EngineId("scripted-0")
@@ -149,7 +153,7 @@ async def running_service(
         answers=tuple(ScriptedAnswer(pattern=mark, answer=text) for mark, text in ANSWERS.items()),
     )
     service = Service(
-        config=ServiceConfig(),
+        config=service_config or ServiceConfig(salt="a secret of these tests"),
         limits=limits,
         store=MemoryStore(),
         engines={engine_id: start_here(scripted, engine_id)},
