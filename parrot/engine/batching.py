@@ -53,6 +53,8 @@ class Work:
     request: FillRequest | GenerateRequest
     context: Context
     seq: int
+    priority: int
+    """Of the request, or of the most urgent that waits for it; lower runs first."""
     stage: Stage = "lined"
     num_appended: int = 0
     """Tokens of the request that are in the context."""
@@ -63,7 +65,7 @@ class Work:
     @property
     def rank(self) -> tuple[int, int]:
         """Lower runs first."""
-        return (self.request.priority, self.seq)
+        return (self.priority, self.seq)
 
     @property
     def num_pending(self) -> int:
@@ -128,7 +130,10 @@ class Batcher:
     @property
     def can_step(self) -> bool:
         """Whether a step would do anything."""
-        while self._queue and self._queue[0][2].stage != "queued":
+        while self._queue:
+            *rank, work = self._queue[0]
+            if work.stage == "queued" and tuple(rank) == work.rank:
+                break
             heapq.heappop(self._queue)
         return bool(self._running or self._queue)
 
@@ -147,7 +152,7 @@ class Batcher:
         else:
             self.tree.hold(context)
         self._seq += 1
-        work = Work(request=request, context=context, seq=self._seq)
+        work = Work(request=request, context=context, seq=self._seq, priority=request.priority)
         line = self._lines.setdefault(context, deque())
         line.append(work)
         self._num_works += 1
@@ -206,9 +211,25 @@ class Batcher:
             if not node.reachable and node.parent is not None:
                 work.stage = "parked"
                 self._parked.setdefault(node.parent, []).append(work)
+                self._hurry(node.parent, work.priority)
                 return
         work.stage = "queued"
+        for other in self._parked.get(work.context, ()):
+            work.priority = min(work.priority, other.priority)
         heapq.heappush(self._queue, (*work.rank, work))
+
+    def _hurry(self, context: Context, priority: int) -> None:
+        """Something of this priority waits for a context: what fills it has that priority too."""
+        line = self._lines.get(context)
+        if not line or line[0].priority <= priority:
+            return
+        work = line[0]
+        work.priority = priority
+        if work.stage == "queued":
+            heapq.heappush(self._queue, (*work.rank, work))
+        elif work.stage == "parked":
+            for node in work.context.lineage()[:-1]:
+                self._hurry(node, priority)
 
     def _end(self, work: Work) -> None:
         self._running.pop(work, None)

@@ -167,12 +167,28 @@ class StrideBatch:
             if parent.length < node.start:
                 work.stage = "parked"
                 self._parked.setdefault(parent, []).append(work)
+                self._hurry(parent, work.rank[0])
                 if parent in self._decoding.works:
                     self._decoding.watch(parent, node.start - parent.length)
                 return
             node = parent
         work.stage = "queued"
+        waiting = (other.rank[0] for other in self._parked.get(work.context, ()))
+        work.rank = (min((work.rank[0], *waiting)), work.rank[1])
         heapq.heappush(self._queue, (work.rank, work))
+
+    def _hurry(self, context: Context, priority: int) -> None:
+        """Something of this priority waits for a context: what fills it has that priority too."""
+        line = self._lines.get(context)
+        if not line or line[0].rank[0] <= priority:
+            return
+        work = line[0]
+        work.rank = (priority, work.rank[1])
+        if work.stage == "queued":
+            heapq.heappush(self._queue, (work.rank, work))
+        elif work.stage == "parked":
+            for node in work.context.lineage()[:-1]:
+                self._hurry(node, priority)
 
     def _end(self, work: Work) -> None:
         self._leave_batch(work)
@@ -428,9 +444,12 @@ class StrideBatch:
     # ── memory ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _first_queued(self) -> Work | None:
-        while self._queue and self._queue[0][1].stage != "queued":
+        while self._queue:
+            rank, work = self._queue[0]
+            if work.stage == "queued" and rank == work.rank:
+                return work
             heapq.heappop(self._queue)
-        return self._queue[0][1] if self._queue else None
+        return None
 
     def _admit(self) -> None:
         """Move requests from the queue into the batch, in order, while their prompts' blocks can be had."""
