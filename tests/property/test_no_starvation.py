@@ -11,7 +11,8 @@ from parrot.core.fairness import FairQueue, WaitingCall
 from parrot.core.policies import make_policy
 from parrot.core.precedence import AGE_S, BULK_S, STARVATION_S, WORK_S, due_s
 from parrot.core.prefixes import PrefixIndex
-from parrot.core.scheduler import EngineState, ReadyCall, Snapshot
+from parrot.core.roster import EngineState
+from parrot.core.scheduler import ReadyCall, Snapshot
 from parrot.types.ids import CallId, EngineId, SessionId, TenantId
 from parrot.types.objective import CallObjective
 
