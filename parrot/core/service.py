@@ -104,7 +104,13 @@ class Service:
         self.functions = Functions(self._runtime, self._unbroken, check_open=self._check_open)
         """The tenants' registered functions."""
         self.requests = Requests(
-            self._runtime, self._keeper, self._submission, fresh, check_open=self._check_open
+            self._runtime,
+            self._keeper,
+            self._submission,
+            self._unbroken,
+            fresh,
+            check_open=self._check_open,
+            state=self._state_objective,
         )
         """Requests that stand alone."""
         self._draining = False

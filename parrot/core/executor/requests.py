@@ -15,6 +15,7 @@ from parrot.core.executor.keeper import Keeper
 from parrot.core.executor.runtime import Runtime
 from parrot.core.executor.streams import closed_error, stream_variable
 from parrot.core.executor.submission import Submission
+from parrot.core.executor.unbroken import Unbroken
 from parrot.core.lowering import check_call, lower
 from parrot.core.prompts import Model, write_prompt
 from parrot.core.sessions import OutputRecord, Session
@@ -24,6 +25,7 @@ from parrot.ports.engine import FinishReason, TokenLogprob
 from parrot.types.events import SessionOpened
 from parrot.types.ids import CallId, IdSource, SessionId, TenantId, VariableId, ephemeral_session_id
 from parrot.types.objective import Objective
+from parrot.wire.answers import CallsAccepted
 from parrot.wire.errors import from_failure
 from parrot.wire.requests import CallSpec, OutputParameter, SubmitCalls, TokensParameter, ValueParameter
 
@@ -65,6 +67,11 @@ class RequestRun:
     def session_id(self) -> SessionId:
         """Where the calls are."""
         return self._session.session_id
+
+    @property
+    def calls(self) -> tuple[tuple[CallId, VariableId], ...]:
+        """Each call and its output."""
+        return self._calls
 
     @property
     def model(self) -> str:
@@ -166,15 +173,19 @@ class Requests:
         runtime: Runtime,
         keeper: Keeper,
         submission: Submission,
+        unbroken: Unbroken,
         fresh: IdSource,
         *,
         check_open: Callable[[], None],
+        state: Callable[[Session, Variable, Objective | None], None],
     ) -> None:
-        """`check_open` raises when nothing new is taken."""
+        """`check_open` raises when nothing new is taken; `state` notes how a variable is waited for."""
+        self._state = state
         self._check_open = check_open
         self._runtime = runtime
         self._keeper = keeper
         self._submission = submission
+        self._unbroken = unbroken
         self._fresh = fresh
 
     @asynccontextmanager
@@ -205,17 +216,37 @@ class Requests:
         )
         try:
             accepted = await self._submission.submit(session, calls, idempotency_key=None, body_hash="")
-            yield RequestRun(
-                self._runtime,
-                session,
-                [
-                    (CallId(call.call_id), VariableId(output.variable_id))
-                    for call in accepted.calls
-                    for output in call.outputs.values()
-                ],
-            )
+            yield self._running(session, accepted)
         finally:
             self._keeper.drop(session)
+
+    async def run_in(
+        self, tenant: TenantId, sid: str, calls: SubmitCalls, *, objective: Objective | None = None
+    ) -> RequestRun:
+        """Calls with one output each, accepted in a session that is there already: they are durable, and go
+        on when nobody waits for them any more. `objective` says how they are waited for. Raises as a
+        submission does.
+        """
+        self._check_open()
+        session = self._keeper.find(tenant, sid)
+        return await self._unbroken.run(self._submit_in(session, calls, objective))
+
+    async def _submit_in(
+        self, session: Session, calls: SubmitCalls, objective: Objective | None
+    ) -> RequestRun:
+        accepted = await self._submission.submit(session, calls, idempotency_key=None, body_hash="")
+        run = self._running(session, accepted)
+        for _, variable_id in run.calls:
+            self._state(session, session.graph.variables[variable_id], objective)
+        return run
+
+    def _running(self, session: Session, accepted: CallsAccepted) -> RequestRun:
+        calls = [
+            (CallId(call.call_id), VariableId(output.variable_id))
+            for call in accepted.calls
+            for output in call.outputs.values()
+        ]
+        return RequestRun(self._runtime, session, calls)
 
     def model(self, name: str | None) -> Model:
         """A served model; without a name the only one.

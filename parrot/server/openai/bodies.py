@@ -9,8 +9,21 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from parrot.errors import InvalidError
+from parrot.types.objective import Objective
 from parrot.types.sampling import MAX_TOKENS_CAP
-from parrot.wire.requests import MAX_STOP_CHARS, MAX_STOP_STRINGS, Number, Text, Wire
+from parrot.wire.requests import (
+    MAX_LABEL_CHARS,
+    MAX_PARAMETERS,
+    MAX_STOP_CHARS,
+    MAX_STOP_STRINGS,
+    Name,
+    Number,
+    Reference,
+    Text,
+    ValueParameter,
+    VariableParameter,
+    Wire,
+)
 
 MAX_CHOICES = 4
 """Answers to one prompt."""
@@ -32,6 +45,41 @@ class StreamOptions(Wire):
     include_obfuscation: StrictBool = False
     """Taken and passed over: nothing is padded."""
     continuous_usage_stats: Literal[False] = False
+
+
+class ParrotBody(Wire):
+    """`parrot`: the request is a call of an application. Its prompt is a template, as everywhere: `{{name}}`
+    stands for an input, or for the session's variable of that name, which another call may have still to
+    produce.
+    """
+
+    session_id: Reference
+    """The session that the call becomes a part of; it is durable there."""
+    inputs: Annotated[dict[Name, ValueParameter | VariableParameter], Field(max_length=MAX_PARAMETERS)] = (
+        Field(default_factory=dict)
+    )
+    outputs: Annotated[tuple[Name, ...], Field(max_length=MAX_CHOICES)] = ()
+    """Names of the variables that the choices become, in their order."""
+    objective: Objective | None = None
+    """How the answer is waited for."""
+    wait: StrictBool = True
+    """False: the answer comes at once and has no choices; they can be had from the session's variables."""
+
+
+class AgentHints(Wire):
+    """`nvext.agent_hints`, as NVIDIA Dynamo has them; all but the first are noted only."""
+
+    latency_sensitivity: Annotated[Number, Field(ge=0)] | None = None
+    """0: nobody waits for the answer."""
+    priority: StrictInt | None = None
+    osl: Annotated[StrictInt, Field(ge=0)] | None = None
+    speculative_prefill: StrictBool | None = None
+
+
+class NvidiaBody(Wire):
+    """`nvext`."""
+
+    agent_hints: AgentHints | None = None
 
 
 class SamplingBody(Wire):
@@ -61,6 +109,8 @@ class SamplingBody(Wire):
     prompt_cache_key: Text | None = None
     prompt_cache_retention: Literal["in-memory", "24h"] | None = None
     safety_identifier: Text | None = None
+    parrot: ParrotBody | None = None
+    nvext: NvidiaBody | None = None
 
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
@@ -87,6 +137,12 @@ class SamplingBody(Wire):
         return (self.stop,) if isinstance(self.stop, str) else self.stop or ()
 
     @property
+    def labels(self) -> dict[str, str]:
+        """What its sender says that it belongs to, for people who look at what runs."""
+        given = {"user": self.user, "prompt_cache_key": self.prompt_cache_key, **(self.metadata or {})}
+        return {key: value[:MAX_LABEL_CHARS] for key, value in given.items() if value}
+
+    @property
     def includes_usage(self) -> bool:
         """Whether a stream ends with a chunk that has the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
@@ -108,6 +164,10 @@ class SamplingBody(Wire):
         refuse("include_stop_str_in_output", self.include_stop_str_in_output, False, None)
         if self.stream_options is not None and not self.stream:
             raise InvalidError("stream_options belong to a stream", param="stream_options")
+        if self.parrot is not None and len(self.parrot.outputs) > self.num_choices:
+            raise InvalidError("there are more names than choices", param="parrot.outputs")
+        if self.parrot is not None and self.stream and not self.parrot.wait:
+            raise InvalidError("a stream is waited for", param="parrot.wait")
 
 
 class CompletionBody(SamplingBody):

@@ -30,8 +30,8 @@ _CODES = {
 """Ours → OpenAI's, where it has a word for it."""
 
 _PLACES = (
-    (re.compile(r"parameters\.text\.output\.(?:schema|regex)\b.*"), "response_format"),
-    (re.compile(r"parameters\.text\.output\.sampling\."), ""),
+    (re.compile(r"parameters\._answer\.output\.(?:schema|regex)\b.*"), "response_format"),
+    (re.compile(r"parameters\._answer\.output\.sampling\."), ""),
     (re.compile(r"parameters\.prompt\b.*|parameters\Z|template\b.*"), "prompt"),
 )
 """Where in a call something is wrong → the field of the body that it came from."""

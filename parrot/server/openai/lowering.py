@@ -1,33 +1,38 @@
 """From an OpenAI body to calls: one for each answer that is wanted, in the order of `choices`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from parrot.core.executor.requests import Requests
-from parrot.errors import InvalidError
+from parrot.errors import InvalidError, TemplateError
 from parrot.ports.engine import Tokenizer
-from parrot.server.openai.bodies import CompletionBody, SamplingBody, unsupported
+from parrot.server.openai.bodies import CompletionBody, ParrotBody, SamplingBody, unsupported
 from parrot.server.openai.chat_bodies import ChatBody, ChatMessage
 from parrot.server.openai.tools import Toolbox, written_calls, written_result
 from parrot.types.ids import TenantId
 from parrot.types.objective import Objective
 from parrot.types.sampling import MAX_TOKENS_CAP
+from parrot.types.template import PlaceholderPiece, parse_template
 from parrot.wire.requests import (
     CallSpec,
     MessageSpec,
     OutputParameter,
     OutputSpec,
+    SamplingSpec,
     SubmitCalls,
     TokensParameter,
     ToldSampling,
     ToolOutput,
     ValueParameter,
+    VariableParameter,
 )
 
 DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's own bound on a completion for which none is given."""
-ANSWER = MessageSpec(role="assistant", content="{{text}}")
+OUTPUT = "_answer"
+"""The placeholder of the answer, which no client writes by chance."""
+ANSWER = MessageSpec(role="assistant", content=f"{{{{{OUTPUT}}}}}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +45,9 @@ class Wanted:
     prompts: tuple[str, ...]
     """What an echo repeats, one for each prompt; empty for chats."""
     objective: Objective
+    parrot: ParrotBody | None
+    """Set when the calls are a part of an application."""
+    labels: Mapping[str, str]
 
     def submission(self) -> SubmitCalls:
         """The calls as they are submitted."""
@@ -55,28 +63,34 @@ def completion_calls(body: CompletionBody, requests: Requests) -> Wanted:
     """
     model = requests.model(body.model)
     without_bos = body.add_special_tokens is False
-    prompts = [
-        _prompt(prompt, model.tokenizer, model.model_hash, without_bos=without_bos)
-        for prompt in body.prompts()
-    ]
     most = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
-    calls = [
-        CallSpec.model_construct(
-            model=model.name,
-            template="{{prompt}}{{text}}",
-            parameters={
-                "prompt": prompt,
-                "text": _output(body, choice, most=most, logprobs=body.logprobs),
-            },
-        )
-        for prompt in prompts
-        for choice in range(body.num_choices)
-    ]
+    calls: list[CallSpec] = []
+    echoes: list[str] = []
+    for prompt in body.prompts():
+        inputs: dict[str, ValueParameter | VariableParameter]
+        if body.parrot is None:
+            value = _prompt(prompt, model.tokenizer, model.model_hash, without_bos=without_bos)
+            template, inputs, echo = "{{prompt}}", {"prompt": value}, value.value
+        else:
+            template = echo = _template(prompt)
+            inputs = inputs_of(body.parrot, [template])
+        for choice in range(body.num_choices):
+            output = _output(body, choice, most=most, logprobs=body.logprobs)
+            calls.append(
+                CallSpec.model_construct(
+                    model=model.name,
+                    template=f"{template}{{{{{OUTPUT}}}}}",
+                    parameters={**inputs, OUTPUT: output},
+                )
+            )
+        echoes.append(echo)
     return Wanted(
         calls=tuple(calls),
         num_choices=body.num_choices,
-        prompts=tuple(prompt.value for prompt in prompts),
+        prompts=tuple(echoes),
         objective=objective_of(body),
+        parrot=body.parrot,
+        labels=body.labels,
     )
 
 
@@ -89,17 +103,23 @@ def chat_calls(body: ChatBody, requests: Requests, tenant: TenantId) -> Wanted:
     """
     model = requests.model(body.model)
     toolbox = body.toolbox()
-    messages = (*lowered_messages(body.messages, toolbox), ANSWER)
+    messages = (*lowered_messages(body.messages, toolbox, templates=body.parrot is not None), ANSWER)
+    inputs = {} if body.parrot is None else inputs_of(body.parrot, [m.content for m in messages[:-1]])
     schema = None if body.response_format is None else body.response_format.schema_of_output()
     if schema is not None and toolbox is not None:
         raise unsupported("response_format", "not together with tools")
 
     def call(choice: int, most: int) -> CallSpec:
         output = _output(body, choice, most=most, logprobs=body.num_logprobs, schema=schema, toolbox=toolbox)
-        return CallSpec.model_construct(model=model.name, messages=messages, parameters={"text": output})
+        return CallSpec.model_construct(
+            model=model.name, messages=messages, parameters={**inputs, OUTPUT: output}
+        )
 
     most = body.most_tokens
-    if most is None:
+    if most is None and inputs:
+        # What will be left of the window is not known before the inputs are.
+        most = SamplingSpec().max_tokens
+    elif most is None:
         left = model.context_tokens - requests.num_prompt_tokens(tenant, call(0, 1))
         most = min(MAX_TOKENS_CAP, max(1, left, body.min_tokens))
     return Wanted(
@@ -107,19 +127,51 @@ def chat_calls(body: ChatBody, requests: Requests, tenant: TenantId) -> Wanted:
         num_choices=body.num_choices,
         prompts=(),
         objective=objective_of(body),
+        parrot=body.parrot,
+        labels=body.labels,
     )
 
 
 def objective_of(body: SamplingBody) -> Objective:
     """Somebody waits for an answer, unless its sender says that it has time."""
+    if body.parrot is not None and body.parrot.objective is not None:
+        return body.parrot.objective
+    hints = body.nvext.agent_hints if body.nvext is not None else None
+    if hints is not None and hints.latency_sensitivity == 0:
+        return "throughput"
     later = body.service_tier == "flex" or (body.priority is not None and body.priority > 0)
     return "throughput" if later else "latency"
 
 
-def lowered_messages(messages: Sequence[ChatMessage], toolbox: Toolbox | None) -> Iterator[MessageSpec]:
-    """A conversation as a call has it. Tools, their calls and what these gave become text, as models without
-    a word for them need it; what the model is told of tools stands first.
+def inputs_of(parrot: ParrotBody, templates: Iterable[str]) -> dict[str, ValueParameter | VariableParameter]:
+    """What the placeholders of an application's prompt stand for.
+
+    Raises:
+        TemplateError: `bad_placeholder`; `unused_parameter`, of an input that stands nowhere.
     """
+    inputs = dict(parrot.inputs)
+    named: set[str] = set()
+    for template in templates:
+        for piece in parse_template(template):
+            if isinstance(piece, PlaceholderPiece):
+                named.add(piece.name)
+                inputs.setdefault(piece.name, VariableParameter(variable=piece.name))
+    for name in inputs.keys() - named:
+        raise TemplateError(
+            f"the input {name!r} has no placeholder {{{{{name}}}}}",
+            code="unused_parameter",
+            param=f"parrot.inputs.{name}",
+        )
+    return inputs
+
+
+def lowered_messages(
+    messages: Sequence[ChatMessage], toolbox: Toolbox | None, *, templates: bool = False
+) -> Iterator[MessageSpec]:
+    """A conversation as a call has it. Tools, their calls and what these gave become text, as models without
+    a word for them need it; what the model is told of tools stands first. Contents are data, or `templates`.
+    """
+    written = str if templates else literal
     told = None if toolbox is None else toolbox.description()
     names: dict[str, str] = {}
     for message in messages:
@@ -130,21 +182,29 @@ def lowered_messages(messages: Sequence[ChatMessage], toolbox: Toolbox | None) -
             text += written_calls((call.function.name, call.function.arguments) for call in calls)
         if message.role == "tool":
             name = names.get(message.tool_call_id or "") or message.name or "a function"
-            yield MessageSpec(role="user", content=literal(written_result(name, text)))
+            yield MessageSpec(role="user", content=written(written_result(name, text)))
             continue
         role: Literal["system", "user", "assistant"]
         role = "system" if message.role == "developer" else message.role
         if told is not None and role == "system":
-            text, told = f"{text}\n\n{told}", None
-        elif told is not None:
+            yield MessageSpec(role=role, content=f"{written(text)}\n\n{literal(told)}")
+            told = None
+            continue
+        if told is not None:
             yield MessageSpec(role="system", content=literal(told))
             told = None
-        yield MessageSpec(role=role, content=literal(text))
+        yield MessageSpec(role=role, content=written(text))
 
 
 def literal(text: str) -> str:
     """A text as a template that stands for it and has no placeholder."""
     return text.replace("{{", "{{{{")
+
+
+def _template(prompt: str | Sequence[int]) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    raise InvalidError("a prompt of an application is a text, not token ids", param="prompt")
 
 
 def _prompt(
@@ -186,10 +246,15 @@ def _output(
         ignore_eos=body.ignore_eos,
         logprobs=logprobs,
     )
+    names = body.parrot.outputs if body.parrot is not None else ()
+    variable = names[choice] if choice < len(names) else None
     if toolbox is None:
-        output = OutputSpec.model_construct(sampling=sampling, schema_=schema)
+        output = OutputSpec.model_construct(variable=variable, sampling=sampling, schema_=schema)
     else:
         output = ToolOutput.model_construct(
-            sampling=sampling, schema_=toolbox.schema(), or_text=not toolbox.required
+            variable=variable,
+            sampling=sampling,
+            schema_=toolbox.schema(),
+            or_text=not toolbox.required,
         )
     return OutputParameter.model_construct(output=output)

@@ -1,7 +1,7 @@
 """Routes of the OpenAI-compatible face: completions and chat completions."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -27,6 +27,11 @@ from parrot.server.parameters import query_of, tenant_of
 from parrot.server.routes import RouteConfig
 from parrot.server.streaming import EventStream
 from parrot.types.ids import TenantId
+from parrot.wire.requests import MAX_LABEL_CHARS
+
+
+SESSION_HEADER = "x-dynamo-session-id"
+"""What NVIDIA Dynamo's clients send to say which of their sessions a request belongs to."""
 
 
 class AnswerWriter(Writer, Protocol):
@@ -82,6 +87,9 @@ class OpenAIRoutes:
         self, request: Request, body: SamplingBody, wanted: Wanted, kind: str, write: WriterOf
     ) -> Response:
         tenant = tenant_of(request)
+        session = request.headers.get(SESSION_HEADER)
+        if session:
+            wanted = replace(wanted, labels={**wanted.labels, "session": session[:MAX_LABEL_CHARS]})
         if body.stream:
             items = self._stream(tenant, body, wanted, kind, write)
             return EventStream(items, self._streams, DataLines())
@@ -94,8 +102,11 @@ class OpenAIRoutes:
 
     async def _whole(self, tenant: TenantId, wanted: Wanted, kind: str, write: WriterOf) -> Json:
         async with self._run(tenant, wanted, kind) as run:
-            outcomes = [await run.outcome(index) for index in range(run.num_outputs)]
-            return self._writer(run, kind, write).whole(outcomes, usage_of(outcomes, wanted.num_choices))
+            outcomes: list[Outcome] = []
+            if wanted.parrot is None or wanted.parrot.wait:
+                outcomes = [await run.outcome(index) for index in range(run.num_outputs)]
+            usage = usage_of(outcomes, wanted.num_choices)
+            return {**self._writer(run, kind, write).whole(outcomes, usage), **_place(run, wanted)}
 
     async def _stream(
         self, tenant: TenantId, body: SamplingBody, wanted: Wanted, kind: str, write: WriterOf
@@ -111,13 +122,46 @@ class OpenAIRoutes:
                 async for item in items:
                     yield item
 
-    def _run(self, tenant: TenantId, wanted: Wanted, kind: str) -> AbstractAsyncContextManager[RequestRun]:
-        return self._service.requests.run(tenant, wanted.submission(), name=kind, objective=wanted.objective)
+    @asynccontextmanager
+    async def _run(self, tenant: TenantId, wanted: Wanted, kind: str) -> AsyncIterator[RequestRun]:
+        """The calls that are wanted: by themselves, and gone with the block; or in an application's session,
+        where they go on.
+        """
+        requests = self._service.requests
+        if wanted.parrot is None:
+            async with requests.run(
+                tenant,
+                wanted.submission(),
+                name=kind,
+                objective=wanted.objective,
+                metadata=wanted.labels,
+            ) as run:
+                yield run
+            return
+        waited = wanted.parrot.objective is not None or wanted.parrot.wait
+        yield await requests.run_in(
+            tenant,
+            wanted.parrot.session_id,
+            wanted.submission(),
+            objective=wanted.objective if waited else None,
+        )
 
     def _writer(self, run: RequestRun, kind: str, write: WriterOf) -> AnswerWriter:
         head = Head(
-            id=f"{kind}-{run.session_id.removeprefix('eph_')}",
+            id=f"{kind}-{run.calls[0][0].removeprefix('call_')}",
             created=int(self._clock.wall_s()),
             model=run.model,
         )
         return write(head, self._service.requests.model(run.model).tokenizer)
+
+
+def _place(run: RequestRun, wanted: Wanted) -> Json:
+    """Where in its application a request stands; nothing for one that stands alone."""
+    if wanted.parrot is None:
+        return {}
+    names = (*wanted.parrot.outputs, *([None] * run.num_outputs))
+    outputs = [
+        {"call_id": call_id, "variable_id": variable_id, "name": name}
+        for (call_id, variable_id), name in zip(run.calls, names, strict=False)
+    ]
+    return {"parrot": {"session_id": run.session_id, "outputs": outputs}}

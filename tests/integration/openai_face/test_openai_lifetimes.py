@@ -47,12 +47,14 @@ async def until_idle(service: Harness) -> None:
 async def test_a_client_that_leaves_takes_its_request_along(
     slow_service: Harness, streams: bool, num_choices: int
 ) -> None:
-    body = {"prompt": "A long one", "max_tokens": 2000, "ignore_eos": True, "n": num_choices}
+    labels = {"user": "u", "prompt_cache_key": "k", "metadata": {"team": "a"}}
+    body = {"prompt": "A long one", "max_tokens": 2000, "ignore_eos": True, "n": num_choices, **labels}
     request = json.dumps({**body, "stream": streams}).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", slow_service.port)
     writer.write(
         b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer key-of-a\r\n"
-        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(request), request)
+        b"X-Dynamo-Session-ID: s1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+        % (len(request), request)
     )
     if streams:
         await reader.readuntil(b'"text"')
@@ -61,6 +63,7 @@ async def test_a_client_that_leaves_takes_its_request_along(
             await asyncio.sleep(0.01)
     sessions = (await slow_service.client.get("/v1/sessions")).json()["sessions"]
     assert [session["name"] for session in sessions] == ["cmpl"]
+    assert sessions[0]["metadata"] == {"user": "u", "prompt_cache_key": "k", "team": "a", "session": "s1"}
     writer.close()
     await until_idle(slow_service)
     assert (await slow_service.client.get("/v1/sessions")).json()["sessions"] == []
