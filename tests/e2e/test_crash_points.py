@@ -25,5 +25,5 @@ async def test_nothing_is_lost_at_named_instants(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_what_was_acknowledged_survives_kills_at_random_instants(tmp_path: Path) -> None:
-    finding = await random_kills(tmp_path, num_kills=9)
+    finding = await random_kills(tmp_path, num_kills=6)
     assert finding.kept, finding
