@@ -25,7 +25,7 @@ from parrot.core.limits import Limits
 from parrot.core.service_config import ServiceConfig
 from parrot.core.sessions import Session
 from parrot.core.variables import Variable
-from parrot.core.views import engine_view, graph_view, session_view, variable_view
+from parrot.core.views import engine_view, graph_by_steps, graph_view, session_view, variable_view
 from parrot.errors import (
     InvalidError,
     UnavailableError,
@@ -344,6 +344,14 @@ class Service:
             )
         await self._journal.flush()
         return CancelAnswer(cancelled=cancelled)
+
+    async def graph_by_steps(self, tenant: TenantId, sid: str) -> GraphView:
+        """The session's application graph, made while others go on."""
+        for view in graph_by_steps(self._keeper.find(tenant, sid), now_s=self._clock.wall_s()):
+            if view is not None:
+                return view
+            await asyncio.sleep(0)
+        raise AssertionError("the last step gives the view")
 
     def graph(self, tenant: TenantId, sid: str) -> GraphView:
         """The session's application graph."""

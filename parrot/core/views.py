@@ -1,5 +1,7 @@
 """Answers drawn from sessions and engines. Reading only."""
 
+from collections.abc import Container, Iterable, Iterator
+
 from parrot.core.analysis.history import determining_chain
 from parrot.core.executor.fleet import Member
 from parrot.core.graph import Call, CallState
@@ -22,6 +24,8 @@ from parrot.wire.answers import (
 from parrot.wire.errors import failure_body
 
 DEFAULT_OBJECTIVE: Objective = "latency"
+STEP_NODES = 256
+"""Nodes of a graph that are shown at a time."""
 
 
 def session_view(session: Session) -> SessionView:
@@ -53,25 +57,44 @@ def variable_view(session: Session, variable: Variable) -> VariableView:
 
 def graph_view(session: Session, *, now_s: float) -> GraphView:
     """The whole application graph with everything known of its calls; `now_s` by the wall clock."""
+    *_, view = graph_by_steps(session, now_s=now_s)
+    assert view is not None, "the last step gives it"
+    return view
+
+
+def graph_by_steps(session: Session, *, now_s: float) -> Iterator[GraphView | None]:
+    """As `graph_view`, in steps of about `STEP_NODES` nodes each, the last of which gives the view.
+
+    Others may work between steps: what they change is seen or not, calls that they add are not.
+    """
+    graph, analysis = session.graph, session.analysis
+    found_calls, found_variables = tuple(graph.calls.values()), tuple(graph.variables.values())
+    while not analysis.settle_paths(STEP_NODES):
+        yield None
     critical_path = _critical_path(session)
-    critical = set(critical_path)
-    return GraphView(
+    critical, known = set(critical_path), {call.call_id for call in found_calls}
+    calls: list[CallNode] = []
+    for call in found_calls:
+        if len(calls) % STEP_NODES == 0:
+            yield None
+        slack_s = analysis.slack_s(call.call_id, now_s=now_s)
+        record, is_critical = session.records[call.call_id], call.call_id in critical
+        calls.append(_call_node(session, call, record, critical=is_critical, slack_s=slack_s))
+    variables: list[VariableNode] = []
+    for variable in found_variables:
+        if len(variables) % STEP_NODES == 0:
+            yield None
+        variables.append(_variable_node(session, variable))
+    edges: list[Edge] = []
+    for edge in _edges(found_variables, known):
+        if len(edges) % STEP_NODES == 0:
+            yield None
+        edges.append(edge)
+    yield GraphView(
         session_id=session.session_id,
-        calls=tuple(
-            _call_node(
-                session,
-                call,
-                session.records[call.call_id],
-                critical=call.call_id in critical,
-                slack_s=session.analysis.slack_s(call.call_id, now_s=now_s),
-            )
-            for call in session.graph.calls.values()
-        ),
-        variables=tuple(_variable_node(session, variable) for variable in session.graph.variables.values()),
-        edges=tuple(
-            Edge(source=source, target=target, variable_id=variable_id)
-            for source, target, variable_id in session.graph.edges()
-        ),
+        calls=tuple(calls),
+        variables=tuple(variables),
+        edges=tuple(edges),
         critical_path=critical_path,
         deadline_s=session.deadline_s,
     )
@@ -106,6 +129,16 @@ def engine_view(member: Member) -> EngineView | None:
         num_restarts=max(0, member.num_starts - 1),
         description=info.description,
     )
+
+
+def _edges(variables: Iterable[Variable], known: Container[CallId]) -> Iterator[Edge]:
+    """Every flow of a variable between known calls."""
+    for variable in variables:
+        source = variable.producer
+        if source is not None and source in known:
+            for target in tuple(variable.consumers):
+                if target in known:
+                    yield Edge(source=source, target=target, variable_id=variable.variable_id)
 
 
 def _critical_path(session: Session) -> tuple[CallId, ...]:

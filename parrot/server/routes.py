@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from pydantic import BaseModel
+from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -52,6 +53,10 @@ class RouteConfig:
     """Set when the service shuts down: long polls are answered."""
 
 
+PART_ITEMS = 256
+"""Items of a long list that are written at a time."""
+
+
 def json_answer(
     model: BaseModel, status: int = 200, *, exclude: set[str] | None = None, location: str | None = None
 ) -> Response:
@@ -62,6 +67,20 @@ def json_answer(
         headers=None if location is None else {"Location": location},
         media_type="application/json",
     )
+
+
+async def json_by_parts(model: BaseModel) -> bytes:
+    """A model as JSON, its long lists written a part at a time, so that others go on meanwhile."""
+    fields: list[bytes] = []
+    for name, value in model:
+        items = value if isinstance(value, tuple) else (value,)
+        parts: list[bytes] = []
+        for start in range(0, len(items), PART_ITEMS):
+            parts.append(to_json(items[start : start + PART_ITEMS], by_alias=True)[1:-1])
+            await asyncio.sleep(0)
+        text = b",".join(parts)
+        fields.append(to_json(name) + b":" + (b"[%b]" % text if isinstance(value, tuple) else text))
+    return b"{%b}" % b",".join(fields)
 
 
 def variable_answer(view: VariableView) -> Response:
@@ -212,7 +231,8 @@ class SessionRoutes:
     async def graph(self, request: Request) -> Response:
         """The application graph: calls, variables, edges, placements, timings."""
         query_of(request)
-        return json_answer(self._service.graph(tenant_of(request), request.path_params["sid"]))
+        view = await self._service.graph_by_steps(tenant_of(request), request.path_params["sid"])
+        return Response(await json_by_parts(view), media_type="application/json")
 
     async def stream_session(self, request: Request) -> Response:
         """Follow everything that happens in a session, as server-sent events."""

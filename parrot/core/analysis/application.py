@@ -186,13 +186,11 @@ class ApplicationAnalysis:
 
     def due(self, call_id: CallId) -> Due | None:
         """The deadline that leaves a call least time; None without one, or when the call is not open."""
-        if self._dues is None:
-            if not self._deadlines.any:
-                return None
-            self._dues = BackwardAnalysis(self._graph, self._deadlines)
-            self._dues.added(self._graph.calls)
-        self._dues.settle()
-        return self._dues.fact(call_id)
+        dues = self._known_dues()
+        if dues is None:
+            return None
+        dues.settle()
+        return dues.fact(call_id)
 
     def slack_s(self, call_id: CallId, *, now_s: float, pace: Pace | None = None) -> float | None:
         """Seconds a call can wait before a deadline is missed, if all goes at `pace`; None without one."""
@@ -214,9 +212,28 @@ class ApplicationAnalysis:
         """The analyses that somebody has asked for, to be told of everything."""
         return (analysis for analysis in (self._paths, self._dues) if analysis is not None)
 
-    def _settled_paths(self) -> BackwardAnalysis[Work, PathAsk]:
+    def settle_paths(self, most: int) -> bool:
+        """Judge `most` calls towards knowing all paths and deadlines; says whether they are known."""
+        analyses = (self._known_paths(), self._known_dues())
+        for analysis in analyses:
+            if analysis is not None and not analysis.is_settled:
+                analysis.settle(most)
+                return False
+        return True
+
+    def _known_paths(self) -> BackwardAnalysis[Work, PathAsk]:
         if self._paths is None:
             self._paths = BackwardAnalysis(self._graph, LongestPath(self._work.calls, self._pace))
             self._paths.added(self._graph.calls)
-        self._paths.settle()
         return self._paths
+
+    def _settled_paths(self) -> BackwardAnalysis[Work, PathAsk]:
+        paths = self._known_paths()
+        paths.settle()
+        return paths
+
+    def _known_dues(self) -> BackwardAnalysis[Due | None, DueAsk] | None:
+        if self._dues is None and self._deadlines.any:
+            self._dues = BackwardAnalysis(self._graph, self._deadlines)
+            self._dues.added(self._graph.calls)
+        return self._dues

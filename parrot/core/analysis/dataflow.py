@@ -118,14 +118,24 @@ class BackwardAnalysis(Generic[Fact, Ask]):
             if asked is not None and asked.put(call_id, None):
                 self._to_judge.add(producer.call_id)
 
-    def settle(self) -> tuple[CallId, ...]:
-        """Bring all facts up to date; returns the calls whose facts changed, consumers before producers."""
+    @property
+    def is_settled(self) -> bool:
+        """Whether all facts are up to date."""
+        return not (self._to_judge or self._to_tell)
+
+    def settle(self, most: int | None = None) -> tuple[CallId, ...]:
+        """Bring all facts up to date, or judge `most` calls towards that; the rest stays marked.
+
+        Returns the calls whose facts changed, consumers before producers.
+        """
         calls = self._calls
         queued = (self._to_judge | self._to_tell) & self._stages.keys()
         heap = [(-calls[call_id].stage, call_id) for call_id in queued]
         heapify(heap)
         changed: list[CallId] = []
-        while heap:
+        num_judged = 0
+        while heap and num_judged != most:
+            num_judged += 1
             call = calls[heappop(heap)[1]]
             asked = self._asked.get(call.call_id)
             fact = self._rule.judge(call, None if asked is None else asked.strictest)
@@ -138,8 +148,8 @@ class BackwardAnalysis(Generic[Fact, Ask]):
                     if producer.call_id not in queued:
                         queued.add(producer.call_id)
                         heappush(heap, (-producer.stage, producer.call_id))
-        self._to_judge.clear()
-        self._to_tell.clear()
+        self._to_judge = {call_id for _, call_id in heap}
+        self._to_tell &= self._to_judge
         return tuple(changed)
 
     def fact(self, call_id: CallId) -> Fact | None:

@@ -42,6 +42,8 @@ from parrot.wire.errors import to_failure
 
 MAX_ROUND = 1000
 """Ready calls that one scheduling round looks at, so that no round holds the event loop up for long."""
+MAX_PREPARED = 256
+"""Calls that are prepared in one turn of the event loop."""
 MAX_BAD_OUTPUTS = 2
 """Attempts that may end in `engine_bad_output`."""
 
@@ -87,8 +89,11 @@ class Dispatcher:
             while True:
                 await wake.wait()
                 wake.clear()
-                self._prepare_new(group)
-                self._place_ready(group)
+                if self._prepare_new(group):
+                    # The others are prepared after everything else that the event loop has to do.
+                    asyncio.get_running_loop().call_soon(wake.set)
+                else:
+                    self._place_ready(group)
 
     async def wait_idle(self) -> None:
         """Return when no call runs."""
@@ -195,14 +200,18 @@ class Dispatcher:
 
     # ── preparing: lower, tokenise ──────────────────────────────────────────────────────────────────────────
 
-    def _prepare_new(self, group: asyncio.TaskGroup) -> None:
-        num_chars = 0
+    def _prepare_new(self, group: asyncio.TaskGroup) -> bool:
+        """Prepare some; says whether there are more."""
+        num_chars = num_prepared = 0
         apart: list[Unwritten] = []
         for call_id, (session, record) in list(self._new.items()):
             model = self._runtime.fleet.models.get(record.model)
             if model is None:
                 continue
+            if num_prepared == MAX_PREPARED:
+                break
             del self._new[call_id]
+            num_prepared += 1
             if record.prompt is not None:
                 self._enqueue(session, record, model, record.prompt)
                 continue
@@ -214,6 +223,7 @@ class Dispatcher:
                     self._prepared(session, record, model, self._writer.write(session, record, model))
         if apart:
             group.create_task(self._prepare_apart(apart))
+        return num_prepared == MAX_PREPARED
 
     async def _prepare_apart(self, calls: list[Unwritten]) -> None:
         """Prepare calls in a thread, so much text at a time; who is done may be placed meanwhile."""
