@@ -47,6 +47,7 @@ class Marks:
 
     def split(self, text: str) -> list[str | StandsFor]:
         """A text's pieces in order: plain text, and what marks stand for."""
+        text = plain(text)
         if OPEN not in text:
             return [text] if text else []
         pieces: list[str | StandsFor] = []

@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
 from langchain_core.utils import secret_from_env
 from langchain_openai.chat_models.base import BaseChatOpenAI
-from pydantic import ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from parrot.integrations.langchain.run import ACTIVE, LazyRun, Service
 
@@ -63,20 +65,17 @@ class ChatParrot(BaseChatOpenAI):
     def _llm_type(self) -> str:
         return "chat-parrot"
 
-    @property
-    def lc_secrets(self) -> dict[str, str]:
-        """Where the key comes from when a serialised model is loaded."""
-        return {"openai_api_key": "PARROT_API_KEY"}
-
-    @classmethod
-    def get_lc_namespace(cls) -> list[str]:
-        """Where it is serialised under."""
-        return ["parrot", "integrations", "langchain"]
-
-    @classmethod
-    def is_lc_serializable(cls) -> bool:
-        """Its parameters are enough to make it again."""
-        return True
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type | None = None,
+        *,
+        method: Literal["function_calling", "json_mode", "json_schema"] = "json_schema",
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
+        """As other chat models have it; without `method`, what the model writes is bound to the schema."""
+        made: Runnable[LanguageModelInput, dict[str, Any] | BaseModel]
+        made = super().with_structured_output(schema, method=method, **kwargs)
+        return made
 
     def service(self) -> Service:
         """Where its lazy calls go."""
