@@ -38,6 +38,9 @@ _POLL_MARGIN_S = 15.0
 _DELETE_TIMEOUT_S = 5.0
 _MAX_EVENT_BYTES = 16 << 20
 
+_heard: set[str] = set()
+"""Addresses at which something has answered this process."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamEvent:
@@ -148,9 +151,11 @@ class Client:
         retry: RetryPolicy | None = None,
         until_heard: RetryPolicy | None = None,
     ) -> httpx2.Response:
-        """Send a request, again while that may help. `until_heard` holds as long as nothing has answered."""
+        """Send a request, again while that may help. `until_heard` holds for an address that has never
+        answered: one that has may be starting again.
+        """
         heard = retry or self._retry
-        retry = until_heard or heard
+        retry = heard if until_heard is None or self.address in _heard else until_heard
         typed = {"Content-Type": "application/json"} if body is not None else {}
         timeout = httpx2.USE_CLIENT_DEFAULT if timeout_s is None else _timeout(timeout_s)
         attempt = 0
@@ -171,6 +176,7 @@ class Client:
                 error: ParrotError = self._unreachable(problem)
                 again = isinstance(problem, httpx2.TransportError)
             else:
+                _heard.add(self.address)
                 if response.is_success:
                     return response
                 error = self._error(response)

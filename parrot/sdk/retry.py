@@ -34,6 +34,5 @@ class RetryPolicy:
 
 
 NO_RETRY = RetryPolicy(attempts=1)
-QUICK_RETRY = RetryPolicy(attempts=7)
-"""For the first contact, where a wrong address should be told soon: about as long as a service takes to
-start again."""
+QUICK_RETRY = RetryPolicy(attempts=6)
+"""For the first contact, where a wrong address should be told soon, after two or three seconds."""

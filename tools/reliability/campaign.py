@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,8 +99,8 @@ def campaign(tier: str, only: tuple[str, ...]) -> dict[str, Any]:
             finding = asyncio.run(run_one(scenario))
             state = "skipped" if finding["skipped"] else "kept" if finding["kept"] else "BROKEN"
             print(f"{state:8}{finding['seconds']:7.1f} s  {scenario.name}", file=sys.stderr, flush=True)
-            for problem in finding["problems"]:
-                print(f"          {problem}", file=sys.stderr, flush=True)
+            for line in _complaints(finding):
+                print(f"          {line}", file=sys.stderr, flush=True)
             found.append(finding)
     source = commit()
     return {
@@ -113,6 +113,16 @@ def campaign(tier: str, only: tuple[str, ...]) -> dict[str, Any]:
         "load_average": round(os.getloadavg()[0], 1),
         "findings": found,
     }
+
+
+def _complaints(finding: Mapping[str, Any]) -> Iterator[str]:
+    yield from finding["problems"]
+    for zero in finding["zeros"]:
+        if zero["count"]:
+            yield f"{zero['what']}: {zero['count']} of {zero['of']}"
+    for floor in finding["floors"]:
+        if floor["count"] < floor["at_least"]:
+            yield f"{floor['what']}: {floor['count']}, which is below {floor['at_least']}"
 
 
 def main() -> None:

@@ -95,7 +95,7 @@ async def cut_streams(directory: Path, *, step: int = 1) -> Finding:
             num_cuts += 1
         live_cuts, live_wrong = 0, 0
         for number in range(4):
-            cuts, differs = await _follow_through_cuts(client, sid, f"live_{number}", 40 + 37 * number)
+            cuts, differs = await _follow_through_cuts(client, sid, f"live_{number}", 100 + 37 * number)
             live_cuts, live_wrong = live_cuts + cuts, live_wrong + differs
     return Finding(
         scenario="Streams are cut at every byte and resumed",
@@ -113,7 +113,7 @@ async def _follow_through_cuts(
     client: httpx2.AsyncClient, sid: str, name: str, length: int
 ) -> tuple[int, bool]:
     """Follow a text while it is generated, cut again and again after so many bytes."""
-    await client.post(f"{sid}/calls", json={"calls": [call("Tell {{out}}", {"out": output(name, 200)})]})
+    await client.post(f"{sid}/calls", json={"calls": [call("Tell {{out}}", {"out": output(name, 60)})]})
     text, after, cuts = "", "", 0
     while True:
         body, cut = await read_stream(
@@ -129,7 +129,7 @@ async def _follow_through_cuts(
                 text += fields["text"]
             elif event == "ready":
                 return cuts, text != fields["value"]
-        length += 1  # else a cut before the first whole event would come there again and again
+        length += 3  # else a cut before the first whole event would come there again and again
 
 
 async def rolling_restarts(directory: Path, *, num_restarts: int) -> Finding:
