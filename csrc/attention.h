@@ -1,39 +1,41 @@
 // Attention of a step's rows over the pieces of the cache that they see.
 //
-// A work item takes some readers of a piece, 32 query rows at a time (the query heads that share a KV head are
-// rows like any others), and goes over its part of the piece in tiles of up to 256 keys with an online softmax
-// (FlashAttention, Dao et al. 2022). What several items found for one row is merged by their weights. All
-// exponentials are powers of two: the scale of the scores takes in log2(e).
+// A work item takes some readers of a piece (the query heads that share a KV head are rows like any others) and goes
+// over its part of the piece in tiles of up to 256 keys with an online softmax (FlashAttention, Dao et al. 2022).
+// Each tile meets all the item's rows, 32 at a time, while it is near the processor; meanwhile the next one is
+// fetched. What several items found for one row is merged by their weights. All exponentials are powers of two: the
+// scale of the scores takes in log2(e).
 
 constexpr int kBlockRows = 32;
 constexpr int kTileKeys = 256;
+constexpr int kMaxRows = 128;   // done together
 
 // The buffers of one thread, one after the other.
 template <class T, class Products>
 struct Scratch {
     typedef typename Products::Left Left;
 
-    Left* queries;   // [kBlockRows][head_dim]
+    Left* queries;   // [kMaxRows][head_dim]
     float* scores;   // [kBlockRows][kTileKeys]
     Left* weights;   // [kBlockRows][kTileKeys]
-    float* sums;     // [kBlockRows][head_dim]
+    float* sums;     // [kMaxRows][head_dim]
     T* keys;         // [kTileKeys][head_dim], where a tile does not lie in one piece
     T* values;
 
     static size_t bytes(int64_t dim) {
-        return kBlockRows * (dim * (sizeof(Left) + sizeof(float)) + kTileKeys * (sizeof(float) + sizeof(Left))) +
-               2 * kTileKeys * dim * sizeof(T);
+        return kMaxRows * dim * (sizeof(Left) + sizeof(float)) +
+               kBlockRows * kTileKeys * (sizeof(float) + sizeof(Left)) + 2 * kTileKeys * dim * sizeof(T);
     }
 
     Scratch(unsigned char* at, int64_t dim) {
         queries = (Left*)at;
-        at += kBlockRows * dim * sizeof(Left);
+        at += kMaxRows * dim * sizeof(Left);
         scores = (float*)at;
         at += kBlockRows * kTileKeys * sizeof(float);
         weights = (Left*)at;
         at += kBlockRows * kTileKeys * sizeof(Left);
         sums = (float*)at;
-        at += kBlockRows * dim * sizeof(float);
+        at += kMaxRows * dim * sizeof(float);
         keys = (T*)at;
         at += kTileKeys * dim * sizeof(T);
         values = (T*)at;
@@ -167,37 +169,42 @@ INLINE void scale_row(float* row, int64_t size, float factor) {
     for (int64_t d = 0; d < size; d += 16) store(row + d, load(row + d) * factor);
 }
 
-// Turns one row's scores of a tile into weights, 0 from `visible` to `padded`, a multiple of 32. Returns the sum of
-// the weights. `top` is the row's largest score so far, in powers of two.
-template <class Left>
-INLINE float weigh(const float* scores, int visible, int padded, float scale, float* top, Left* weights) {
-    const Floats lowest = all(-__builtin_inff()), none = all(0.0f);
+// The largest of one row's scores of a tile.
+INLINE float largest_of(const float* scores, int visible) {
+    const Floats lowest = all(-__builtin_inff());
     Floats most = lowest, more = lowest;
     int key = 0;
     for (; key + 32 <= visible; key += 32) {
         most = larger(load(scores + key), most);
         more = larger(load(scores + key + 16), more);
     }
-    const int whole = key, left = visible - whole;
-    const Mask seen = first_lanes(left), seen_too = first_lanes(left - 16);
-    if (left > 0) most = larger(select(seen, load(scores + whole), lowest), most);
-    if (left > 16) more = larger(select(seen_too, load(scores + whole + 16), lowest), more);
-    const float found = largest(larger(most, more)) * scale;
-    const float above = found > *top ? found : *top;
-    *top = above;
+    const int left = visible - key;
+    if (left > 0) most = larger(select(first_lanes(left), load(scores + key), lowest), most);
+    if (left > 16) more = larger(select(first_lanes(left - 16), load(scores + key + 16), lowest), more);
+    return largest(larger(most, more));
+}
+
+// Turns one row's scores of a tile into weights, powers of two relative to `top`, 0 from `visible` to `padded`, a
+// multiple of 32. Returns their sum.
+template <class Left>
+INLINE float weigh(const float* scores, int visible, int padded, float scale, float top, Left* weights) {
+    const Floats none = all(0.0f);
     Floats total = none, total_too = none;
     const Left* kind = nullptr;
-    for (key = 0; key < whole; key += 32) {
-        const Floats weight = exp2_for(kind, load(scores + key) * scale - above);
-        const Floats weight_too = exp2_for(kind, load(scores + key + 16) * scale - above);
+    int key = 0;
+    for (; key + 32 <= visible; key += 32) {
+        const Floats weight = exp2_for(kind, load(scores + key) * scale - top);
+        const Floats weight_too = exp2_for(kind, load(scores + key + 16) * scale - top);
         total = total + weight;
         total_too = total_too + weight_too;
         store_two(weights + key, weight, weight_too);
     }
+    const int left = visible - key;
     if (left > 0) {
-        const Floats weight = select(seen, exp2_for(kind, load(scores + key) * scale - above), none);
+        const Floats weight = select(first_lanes(left), exp2_for(kind, load(scores + key) * scale - top), none);
         const Floats weight_too =
-            left > 16 ? select(seen_too, exp2_for(kind, load(scores + key + 16) * scale - above), none) : none;
+            left > 16 ? select(first_lanes(left - 16), exp2_for(kind, load(scores + key + 16) * scale - top), none)
+                      : none;
         total = total + weight;
         total_too = total_too + weight_too;
         store_two(weights + key, weight, weight_too);
@@ -217,7 +224,7 @@ struct Attention {
     int64_t dim, group, head;
     Scratch<T, Products> scratch;
     Products products;
-    float top[kBlockRows], weight[kBlockRows];
+    float top[kMaxRows], weight[kMaxRows];
 
     Attention(const AttendArgs& a, unsigned char* buffers)
         : shape(*a.shape),
@@ -234,9 +241,8 @@ struct Attention {
         PieceReader<T> piece(step.runs + item.runs, (const T*)args.keys + offset, (const T*)args.values + offset,
                              dim);
         const int64_t num_rows = item.num_readers * group;
-        for (int64_t first = 0; first < num_rows; first += kBlockRows) {
-            const int rows = num_rows - first < kBlockRows ? (int)(num_rows - first) : kBlockRows;
-            products.take_rows(rows);
+        for (int64_t first = 0; first < num_rows; first += kMaxRows) {
+            const int rows = num_rows - first < kMaxRows ? (int)(num_rows - first) : kMaxRows;
             gather_queries(item, first, rows);
             attend(item, piece, first, rows);
             for (int r = 0; r < rows; ++r) hand_over(item, first + r, r);
@@ -262,47 +268,61 @@ struct Attention {
     void attend(const Item& item, PieceReader<T>& piece, int64_t first, int rows) {
         // Readers come in descending order of what they see.
         const int64_t seen = reader_of(item, first).limit, end = seen < item.end ? seen : item.end;
-        const float scale = shape.scale * 1.44269504f;
         for (int64_t begin = item.begin; begin < end; begin += kTileKeys) {
             const int num_keys = end - begin < kTileKeys ? (int)(end - begin) : kTileKeys;
             const Tile<T> tile = piece.read(begin, num_keys, scratch.keys, scratch.values);
-            const int64_t next = begin + kTileKeys;
-            const int num_next = first > 0 || next >= end ? 0 : end - next < kTileKeys ? (int)(end - next) : kTileKeys;
-            products.scores(scratch.queries, rows, tile.keys, (num_keys + 15) / 16, (int)dim, scratch.scores,
-                            kTileKeys);
-            const int padded = (num_keys + 31) / 32 * 32;
-            for (int r = 0; r < rows; ++r) {
-                int64_t visible = reader_of(item, first + r).limit - begin;
-                visible = visible < 0 ? 0 : visible < num_keys ? visible : num_keys;
-                weigh_row(r, (int)visible, padded, scale);
-                piece.fetch(next, num_next, r, rows);
+            const int64_t next = begin + kTileKeys, left = end - next;
+            const int num_next = left < 0 ? 0 : left < kTileKeys ? (int)left : kTileKeys;
+            for (int block = 0; block < rows; block += kBlockRows) {
+                if (reader_of(item, first + block).limit <= begin) break;
+                attend_block(item, tile, begin, first, block, rows);
+                piece.fetch(next, num_next, block / kBlockRows, (rows + kBlockRows - 1) / kBlockRows);
             }
-            mix(tile, rows);
         }
     }
 
-    void weigh_row(int r, int visible, int padded, float scale) {
-        Left* weights = scratch.weights + r * kTileKeys;
-        if (visible == 0) {
-            __builtin_memset(weights, 0, padded * sizeof(Left));
-            return;
+    // Up to kBlockRows rows and one tile.
+    void attend_block(const Item& item, const Tile<T>& tile, int64_t begin, int64_t first, int block, int rows) {
+        const int here = rows - block < kBlockRows ? rows - block : kBlockRows;
+        const int num_keys = tile.num_keys, padded = (num_keys + 31) / 32 * 32;
+        const float scale = shape.scale * 1.44269504f;
+        products.take_rows(here);
+        products.scores(scratch.queries + block * dim, here, tile.keys, (num_keys + 15) / 16, (int)dim,
+                        scratch.scores, kTileKeys);
+        int visible[kBlockRows];
+        for (int r = 0; r < here; ++r) {
+            const int64_t seen = reader_of(item, first + block + r).limit - begin;
+            visible[r] = seen < 0 ? 0 : seen < num_keys ? (int)seen : num_keys;
         }
-        const float before = top[r];
-        const float added = weigh(scratch.scores + r * kTileKeys, visible, padded, scale, &top[r], weights);
-        if (before < top[r] && weight[r] != 0) {
-            const float factor = exp2(before - top[r]);
-            weight[r] *= factor;
-            scale_row(scratch.sums + r * dim, dim, factor);
-        }
-        weight[r] += added;
+        raise_tops(block, here, visible, scale);
+        for (int r = 0; r < here; ++r)
+            weight[block + r] += weigh(scratch.scores + r * kTileKeys, visible[r], padded, scale, top[block + r],
+                                       scratch.weights + r * kTileKeys);
+        mix(tile, block, here);
     }
 
-    void mix(const Tile<T>& tile, int rows) {
+    // The rows' largest scores so far, in powers of two; what is relative to a lower one is scaled down.
+    void raise_tops(int block, int rows, const int* visible, float scale) {
+        float found[kBlockRows];
+        for (int r = 0; r < rows; ++r) found[r] = largest_of(scratch.scores + r * kTileKeys, visible[r]) * scale;
+        for (int r = 0; r < rows; ++r) {
+            const int row = block + r;
+            if (!(found[r] > top[row])) continue;
+            if (weight[row] != 0) {
+                const float factor = exp2(top[row] - found[r]);
+                weight[row] *= factor;
+                scale_row(scratch.sums + row * dim, dim, factor);
+            }
+            top[row] = found[r];
+        }
+    }
+
+    void mix(const Tile<T>& tile, int block, int rows) {
+        float* sums = scratch.sums + block * dim;
         if (tile.num_whole)
-            products.mix(scratch.weights, kTileKeys, rows, tile.values, tile.num_whole, (int)dim, scratch.sums);
+            products.mix(scratch.weights, kTileKeys, rows, tile.values, tile.num_whole, (int)dim, sums);
         if (tile.num_whole < tile.num_keys)
-            products.mix(scratch.weights + tile.num_whole, kTileKeys, rows, tile.last_values, 32, (int)dim,
-                         scratch.sums);
+            products.mix(scratch.weights + tile.num_whole, kTileKeys, rows, tile.last_values, 32, (int)dim, sums);
     }
 
     // A row's only result goes out; one of several is kept for merging.
