@@ -24,6 +24,7 @@ UNKNOWN = {
     "variables": "var_" + "0" * 32,
     "functions": "nobodys",
     "calls": "call_" + "0" * 32,
+    "responses": "resp_" + "0" * 32,
 }
 """Ids as they are, of things that are not there, by what stands before them in a path."""
 
@@ -47,11 +48,16 @@ class Things:
     variables: list[str]
     calls: list[str]
     functions: list[str] = field(default_factory=list)
+    responses: list[str] = field(default_factory=list)
 
     def ids(self, kind: str) -> list[str]:
         """What could stand in a path after `kind`."""
-        found = {"sessions": [self.sid], "variables": ["doc", *self.variables], "functions": self.functions}
-        return found[kind]
+        return {
+            "sessions": [self.sid],
+            "variables": ["doc", *self.variables],
+            "functions": self.functions,
+            "responses": self.responses,
+        }[kind]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -67,11 +73,13 @@ async def things(http_service: Harness) -> AsyncIterator[Things]:
     made = accepted.json()["calls"]
     function = await client.put("/v1/functions/mine", json=BODIES["FunctionSpec"])
     assert function.status_code in {200, 201}, function.text
+    response = await client.post("/v1/responses", json={"model": "scripted", "input": "Hi", "store": True})
     yield Things(
         sid=sid,
         variables=[each["outputs"]["out"]["variable_id"] for each in made],
         calls=[each["call_id"] for each in made],
         functions=["mine"],
+        responses=[response.json()["id"]] if response.is_success else [],
     )
 
 
@@ -100,7 +108,7 @@ def _kinds(path: str) -> dict[str, str]:
 def _fills(path: str, things: Things) -> Iterator[dict[str, str]]:
     """A's ids for a path's parameters: all A's, and A's session with names that are nobody's."""
     found = {parameter: things.ids(kind) for parameter, kind in _kinds(path).items()}
-    for number in range(max(map(len, found.values()))):
+    for number in range(max(map(len, found.values()))) if all(found.values()) else ():
         yield {parameter: ids[number % len(ids)] for parameter, ids in found.items()}
     yield {p: things.sid if k == "sessions" else UNKNOWN[k] for p, k in _kinds(path).items()}
 
@@ -115,8 +123,8 @@ def _seen(answer: httpx2.Response, used: Mapping[str, str]) -> tuple[int, dict[s
     for own in used.values():
         body = body.replace(own.encode(), b"ID")
     body = OWN_TIME.sub(b"OWN", body)
-    own = {"date", "x-request-id", "location", "content-length"}
-    headers = {name: value for name, value in answer.headers.items() if name not in own}
+    changing = {"date", "x-request-id", "location", "content-length"}
+    headers = {name: value for name, value in answer.headers.items() if name not in changing}
     assert int(answer.headers.get("content-length", 0)) == len(answer.content)
     return answer.status_code, headers, body
 
