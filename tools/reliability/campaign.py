@@ -88,7 +88,13 @@ async def run_one(scenario: Scenario) -> dict[str, Any]:
             except Exception as error:  # noqa: BLE001 - one scenario's failure is its own finding
                 problem = f"{type(error).__name__}: {error}"
                 finding = Finding(scenario=scenario.name, promise="", faults={}, problems=(problem,))
-    return {**finding.to_json(), "seconds": round(time.monotonic() - began_s, 1)}
+    made_at = datetime.now(UTC).isoformat(timespec="seconds")
+    return {
+        "name": scenario.name,
+        **finding.to_json(),
+        "seconds": round(time.monotonic() - began_s, 1),
+        "made_at": made_at,
+    }
 
 
 def campaign(tier: str, only: tuple[str, ...]) -> dict[str, Any]:
@@ -125,6 +131,13 @@ def _complaints(finding: Mapping[str, Any]) -> Iterator[str]:
             yield f"{floor['what']}: {floor['count']}, which is below {floor['at_least']}"
 
 
+def _replaced(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Any]:
+    """The findings of an earlier run, with those that were made again in their places."""
+    again = {finding["name"]: finding for finding in now["findings"]}
+    known = [again.pop(finding["name"], finding) for finding in before["findings"]]
+    return [*known, *again.values()]
+
+
 def main() -> None:
     """Run the campaign, or render its page from the results that are there."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -137,6 +150,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.page:
         results = campaign(arguments.tier, tuple(arguments.only))
+        if arguments.only and arguments.out.exists():
+            results["findings"] = _replaced(json.loads(arguments.out.read_text("utf-8")), results)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     results = json.loads(arguments.out.read_text(encoding="utf-8"))

@@ -158,7 +158,8 @@ async def crash_points(
     lives, missed, struck, in_recovery = Lives(directory, seed), [], 0, 0
     for passage in passages:
         for point in points:
-            number = 1 if point.startswith(("recovery", "purge")) else passage
+            once = point.startswith(("recovery", "purge")) or point.endswith("call_retried")
+            number = 1 if once else passage
             served = lives.serve(crash_at=f"{point}*{number}")
             try:
 
@@ -167,7 +168,7 @@ async def crash_points(
 
                 if not await lives.live(served, wait):
                     in_recovery += 1
-                if served.process.poll() == -signal.SIGKILL:
+                if await wait_gone(served, CRASH_LIFE_S) == -signal.SIGKILL:
                     struck += 1
                 else:
                     missed.append(point)

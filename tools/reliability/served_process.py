@@ -48,12 +48,14 @@ class Served:
         return address
 
     def url_or_none(self) -> str | None:
-        """Its address; None when it ended before it had one."""
+        """Its address; None when it ended, or refused to start, before it had one."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             return None
         told = json.loads(line)
+        if "error" in told:
+            return None
         assert told["pid"] == self.process.pid
         address: str = told["url"]
         return address

@@ -7,6 +7,10 @@ Two ways in:
 
 Readers see an event after it is committed. Events that are not durable, and all events of ephemeral sessions,
 skip the store.
+
+A store that does not answer is waited for, and whoever comes meanwhile is refused. When it says that what it
+holds is not known any more, memory may not be what a restart would read: the journal ends, and the service
+with it.
 """
 
 import asyncio
@@ -85,6 +89,9 @@ class Journal:
         self._writing: list[_Entry] = []
         self._feeds: set[Feed] = set()
         self._stalled: StoreError | None = None
+        self._refused: StoreError | None = None
+        """What the store said last, if that was no."""
+        self._refused_at_s = 0.0
         self._writing_since_s: float | None = None
         self._ended: StoreError | None = None
         self.num_dropped = 0
@@ -92,10 +99,12 @@ class Journal:
     @property
     def failure(self) -> StoreError | None:
         """Why the store does not take events at the moment; None when it does."""
-        began_s = self._writing_since_s
-        if self._stalled is None and began_s is not None and self._clock.now_s() - began_s > SLOW_S:
-            return StoreError("the store has not answered for some seconds", data={"retry_after_s": 2})
-        return self._stalled
+        away = self._away()
+        if away is None and self._refused is not None:
+            # Not for ever: with nobody sent here any more, nobody would find out that it takes events again.
+            recent = self._clock.now_s() - self._refused_at_s < SLOW_S
+            return self._refused if recent else None
+        return away
 
     def add_reader(self, read: Reader) -> None:
         """Have every event given to `read`, at once and in order, after it is committed."""
@@ -107,7 +116,7 @@ class Journal:
         """Append events and return once they are durable; raises `StoreError` when they are not."""
         if self._passed_by(events):
             return AppendOutcome(appended=(), dropped=())
-        refused = self._ended or self.failure
+        refused = self._ended or self._away()
         if refused is not None:
             raise refused
         done: asyncio.Future[AppendOutcome] = asyncio.get_running_loop().create_future()
@@ -169,6 +178,13 @@ class Journal:
             self.tell(event)
         return True
 
+    def _away(self) -> StoreError | None:
+        """Why nothing is to be tried now."""
+        began_s = self._writing_since_s
+        if self._stalled is None and began_s is not None and self._clock.now_s() - began_s > SLOW_S:
+            return StoreError("the store has not answered for some seconds", data={"retry_after_s": 2})
+        return self._stalled
+
     def _push(self, entry: _Entry) -> None:
         self._entries.append(entry)
         self._filled.set()
@@ -181,6 +197,8 @@ class Journal:
             self._writing_since_s = self._clock.now_s()
             outcomes = await self._append_all(entries)
             self._writing_since_s = None
+            self._refused = next((outcome for outcome in outcomes if isinstance(outcome, StoreError)), None)
+            self._refused_at_s = self._clock.now_s()
             again: list[_Entry] = []
             for entry, outcome in zip(entries, outcomes, strict=True):
                 if isinstance(outcome, AppendOutcome):
