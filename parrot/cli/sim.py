@@ -10,6 +10,7 @@ import click
 
 from parrot.cli.client import ServiceClient, service_option
 from parrot.cli.output import json_option, say, write_json, write_table
+from parrot.cli.sim_ablations import ablations
 from parrot.core.service_config import Ingredient
 from parrot.errors import ConfigError
 from parrot.sim.comparison import Workload, summary
@@ -111,6 +112,9 @@ def sim(ctx: click.Context, /, **options: Any) -> None:
         write_json({"engines": options["engines"], "results": results, **_ratio(results)})
     else:
         _write_results(results)
+
+
+sim.add_command(ablations)
 
 
 @sim.command()

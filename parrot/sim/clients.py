@@ -64,7 +64,9 @@ def measured_round_trip(rng: Random) -> RoundTrip:
 
 
 class Client:
-    """Runs applications against a service; `with_calls` asks for every call's record at the end."""
+    """Runs applications against a service; `with_calls` asks for every call's record at the end, with `hints`
+    each single request says how its application is waited for.
+    """
 
     def __init__(
         self,
@@ -74,7 +76,9 @@ class Client:
         kind: ClientKind = "graph",
         round_trip: RoundTrip = no_round_trip,
         with_calls: bool = False,
+        hints: bool = False,
     ) -> None:
+        self._hints = hints
         self._service = service
         self._clock = clock
         self._kind = kind
@@ -133,9 +137,9 @@ class Client:
         self, sid: str, objective: Objective | None, calls: Sequence[AppCall], values: dict[str, str]
     ) -> None:
         """Send each call when the client has what it reads; a single request tells nothing of the whole."""
-        del objective
+        hint = objective if self._hints else None
         if len(calls) == 1:
-            await self._request(sid, calls[0], values)
+            await self._request(sid, calls[0], values, hint)
             return
         arrivals: dict[str, asyncio.Future[None]] = {}
         loop = asyncio.get_running_loop()
@@ -146,18 +150,18 @@ class Client:
             for name in call.needs:
                 if name in arrivals:
                     await arrivals[name]
-            await self._request(sid, call, values)
+            await self._request(sid, call, values, hint)
             arrivals[call.name].set_result(None)
 
         async with asyncio.TaskGroup() as group:
             for call in calls:
                 group.create_task(send(call))
 
-    async def _request(self, sid: str, call: AppCall, values: dict[str, str]) -> None:
+    async def _request(self, sid: str, call: AppCall, values: dict[str, str], hint: Objective | None) -> None:
         trip_s = self._round_trip()
         await self._pass(trip_s / 2)
         await self._submit(sid, [call], values)
-        value = await self._get(sid, call.name, None)
+        value = await self._get(sid, call.name, hint)
         await self._pass(trip_s / 2)
         values[call.name] = value
 

@@ -26,6 +26,7 @@ from parrot.sim.workloads import (
     copilot_request,
     gpts_request,
     map_reduce_summary,
+    short_article_tokens,
 )
 
 OURS = "parrot"
@@ -174,10 +175,11 @@ def _foreground(config: SimulationConfig, rate: float, document: int) -> float:
 
 
 def _many_chains(count: float) -> Values:
-    jobs = [
-        Job(at_s=0.0, application=chain_summary(stream(index, "document"), chunk_tokens=2048))
-        for index in range(int(count))
-    ]
+    jobs = []
+    for index in range(int(count)):
+        rng = stream(index, "document")
+        application = chain_summary(rng, chunk_tokens=2048, num_tokens=short_article_tokens(rng))
+        jobs.append(Job(at_s=0.0, application=application))
     capped = partial(engine, "a100-80g-13b", kv_tokens=4096, step_tokens=2560)
     return {
         OURS: _mean_jct(ours(capped()), jobs, "chain"),

@@ -144,12 +144,12 @@ def _rows(figure: Figure, index: int) -> Iterator[Row]:
 def _fair_rows(step: Callable[[str], None]) -> Iterator[FairRow]:
     for workload in WORKLOADS:
         for round_trip_s in ROUND_TRIPS_S:
-            step(f"fair set, {workload.app}, round trip {round_trip_s:g} s")
+            step(f"fair set, {workload.name}, round trip {round_trip_s:g} s")
             values = run_fair(workload, round_trip_s)
             for name, value in values.items():
                 if name != OURS:
                     yield FairRow(
-                        app=workload.app,
+                        app=workload.name,
                         round_trip_s=round_trip_s,
                         against=name,
                         ratio=value / values[OURS],

@@ -63,6 +63,8 @@ class SimulationConfig:
     """Ingredients of the service that are switched off."""
     max_concurrent: int | None = None
     """Applications that run at one time; later ones wait at the client."""
+    hints: bool = False
+    """Clients that send requests say with each how its application is waited for."""
     with_calls: bool = False
     """Keep the record of every call."""
     seed: int = 0
@@ -170,6 +172,7 @@ async def _simulate(
         kind=config.client,
         round_trip=_round_trip(config),
         with_calls=config.with_calls,
+        hints=config.hints,
     )
     report = Report()
     try:

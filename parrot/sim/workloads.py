@@ -11,7 +11,7 @@ from parrot.sim.application import AppCall, Application, Piece, Ref, Text
 from parrot.sim.chance import text_seeds
 
 CHARS_PER_TOKEN = 3.4
-"""Of the paper's articles."""
+"""Of the paper's articles, full of formulas; with this figure 13a's ratios come out."""
 _INSTRUCTION_TOKENS = 40
 """What a summary's prompt says around the text."""
 
@@ -32,12 +32,19 @@ def article_tokens(
     return int(rng.triangular(least_kb, most_kb, mode_kb) * 1000 / CHARS_PER_TOKEN)
 
 
-def chain_summary(rng: Random, *, chunk_tokens: int = 1024, output_tokens: int = 50) -> Application:
+def short_article_tokens(rng: Random) -> int:
+    """Length of an article of the paper's second sample, which figure 12b has."""
+    return article_tokens(rng, least_kb=52.0, mean_kb=69.0, most_kb=87.0)
+
+
+def chain_summary(
+    rng: Random, *, chunk_tokens: int = 1024, output_tokens: int = 50, num_tokens: int | None = None
+) -> Application:
     """Figures 11 and 12: refine a summary chunk by chunk; each call reads the summary of the one before."""
     seeds = text_seeds(rng)
     instruction = Text(num_tokens=_INSTRUCTION_TOKENS, seed=1)
     calls: list[AppCall] = []
-    for index, chunk in enumerate(_documents(seeds, article_tokens(rng), chunk_tokens)):
+    for index, chunk in enumerate(_documents(seeds, num_tokens or article_tokens(rng), chunk_tokens)):
         before: tuple[Piece, ...] = (Ref(call=calls[-1].name),) if calls else ()
         calls.append(
             AppCall(

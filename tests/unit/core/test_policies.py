@@ -11,7 +11,8 @@ import pytest
 from parrot.core.cost_model import EnginePace
 from parrot.core.policies import POLICIES, make_policy
 from parrot.core.prefixes import PrefixIndex
-from parrot.core.scheduler import EngineState, ReadyCall, Schedule, Snapshot
+from parrot.core.roster import EngineState
+from parrot.core.scheduler import ReadyCall, Schedule, Snapshot
 from parrot.core.service_config import PolicyName
 from parrot.ports.engine import ContextRef
 from parrot.types.ids import CallId, ContextId, EngineId, PrefixKey

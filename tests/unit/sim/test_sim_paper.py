@@ -2,14 +2,20 @@ import json
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from random import Random
+from statistics import fmean
+from typing import get_args
 
 import pytest
 
 from parrot.core.policies import POLICIES
+from parrot.core.service_config import Ingredient
 from parrot.errors import ConfigError
-from parrot.sim import fair, figures, plots
+from parrot.sim import ablations, fair, figures, plots
 from parrot.sim.figures import FIGURES, OURS, TOLERANCE, Figure
 from parrot.sim.paper import PaperResults, chosen_figures, run_paper, write_results
+from parrot.sim.simulation import Job, SimulationConfig, simulate
+from parrot.sim.workloads import single_call
 
 
 @pytest.mark.parametrize(("figure_id", "point"), [("11a", 50.0), ("13a", 50.0), ("14", 16.0), ("17", 8.0)])
@@ -95,8 +101,49 @@ def test_the_fair_set_compares_with_and_without_a_round_trip(monkeypatch: pytest
     monkeypatch.setattr("parrot.sim.paper.WORKLOADS", (small,))
     results = run_paper(["fair"])
     ratios = {(row.against, row.round_trip_s): row.ratio for row in results.fair}
-    assert set(ratios) == {(name, trip_s) for name in fair.BASE_POLICIES for trip_s in (0.0, 0.244)}
-    assert all(ratios[name, 0.244] > ratios[name, 0.0] for name in fair.BASE_POLICIES)
+    names = set(fair.BASE_POLICIES)
+    own = {name + fair.OWN_ATTENTION for name in names}
+    assert set(ratios) == {(n, 0.0) for n in names | own} | {(n, 0.244) for n in names}
+    assert all(ratios[name, 0.244] > ratios[name, 0.0] for name in names)
+
+
+def test_in_a_mix_the_kind_that_is_named_is_measured() -> None:
+    chat = fair.FairWorkload(app="mixed", count=12, rate=2.0, measured="chat")
+    bulk = replace(chat, measured="mapreduce")
+    config = fair.ours(0.0)
+    assert (chat.name, bulk.name) == ("chat in a mix, light load", "mapreduce in a mix, light load")
+    assert chat.jobs() == bulk.jobs()
+    report = simulate(config, chat.jobs())
+    assert fair.mean_jct_s(config, chat) == fmean(report.jct_s["chat"])
+    assert fair.mean_jct_s(config, bulk) == fmean(report.jct_s["mapreduce"])
+
+
+def test_hints_put_requests_that_somebody_waits_for_before_others() -> None:
+    """One request of each kind at a time fits; the one in bulk came first."""
+    bulk, chat = (
+        single_call(kind, system=None, query_tokens=500, output_tokens=50, rng=Random(number))
+        for number, kind in enumerate(("bulk", "chat"))
+    )
+    engine = replace(figures.engine("a100-80g-13b"), max_batch=1)
+    jobs = [Job(at_s=0.0, application=replace(bulk, objective="throughput")) for _ in range(4)]
+    jobs.append(Job(at_s=0.1, application=chat))
+    config = SimulationConfig(engines=(engine,), policy="priority-hints", client="requests", hints=True)
+    hinted, unhinted = simulate(config, jobs), simulate(replace(config, hints=False), jobs)
+    assert hinted.jct_s["chat"][0] < unhinted.jct_s["chat"][0] / 2
+
+
+def test_ablations_switch_off_one_thing_at_a_time(tmp_path: Path) -> None:
+    workload = fair.FairWorkload(app="copilot", count=12, rate=5.0, load="heavy")
+    told: list[str] = []
+    rows = ablations.run_ablations([workload], on_progress=lambda label, _: told.append(label))
+    assert told == ["copilot, heavy load"]
+    assert set(rows[0].without) == {*get_args(Ingredient), ablations.GRAPHS, ablations.ATTENTION}
+    assert rows[0].without["sharing"] > 1.1
+    assert rows[0].without[ablations.ATTENTION] > 1.0
+    ablations.write_ablations(rows, tmp_path / "new" / "sim-ablations.json")
+    found = json.loads((tmp_path / "new" / "sim-ablations.json").read_text(encoding="utf-8"))
+    assert found["rows"] == [rows[0].to_json()]
+    assert {workload.load for workload in ablations.heavy_workloads()} == {"heavy"}
 
 
 def test_what_is_run_for_us_sends_whole_graphs_and_shares() -> None:
@@ -120,3 +167,13 @@ def test_plots_are_drawn_for_what_was_run(tmp_path: Path) -> None:
     assert [path.name for path in paths] == ["sim-quick.png", "sim-quick.svg"]
     assert paths[0].read_bytes().startswith(b"\x89PNG")
     assert "Figure quick" in paths[1].read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(find_spec("matplotlib") is None, reason="needs the extra plots")
+def test_the_table_of_ablations_is_drawn(tmp_path: Path) -> None:
+    row = ablations.AblationRow(
+        app="chain, heavy load", seconds=2.0, without={"groups": 1.25, "sharing": 3.0}
+    )
+    paths = plots.draw_ablations([row], tmp_path)
+    assert [path.name for path in paths] == ["sim-ablations.png", "sim-ablations.svg"]
+    assert "1.25" in paths[1].read_text(encoding="utf-8")
