@@ -1,18 +1,23 @@
 """`parrot sim`: applications on simulated engines, the paper's figures, and traces of live sessions."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any, get_args
 
 import click
 
+from parrot.bench.origin import peak_rss_bytes
+from parrot.bench.sim_speed import SimSpeedPlan, SimSpeedReport, on_cpu, run_sim_speed
 from parrot.cli.client import ServiceClient, service_option
 from parrot.cli.output import json_option, say, write_json, write_table
 from parrot.cli.sim_ablations import ablations
 from parrot.core.service_config import Ingredient
 from parrot.errors import ConfigError
+from parrot.sim.application import Application
 from parrot.sim.comparison import Workload, summary
 from parrot.sim.cost import PRESETS
 from parrot.sim.cost_file import read_cost_file
@@ -20,7 +25,7 @@ from parrot.sim.engine import SimulatedConfig
 from parrot.sim.figures import FIGURES
 from parrot.sim.paper import PaperResults, run_paper, write_results
 from parrot.sim.plots import check_plots, draw_paper
-from parrot.sim.simulation import SimulationConfig, simulate
+from parrot.sim.simulation import SimulationConfig
 from parrot.sim.trace import Trace, read_trace, record, replay
 from parrot.sim.workloads import APPLICATIONS
 from parrot.wire.answers import GraphView
@@ -84,7 +89,7 @@ def sim(ctx: click.Context, /, **options: Any) -> None:
         raise click.UsageError("--arrivals closed needs --concurrent")
     workload = Workload(
         app=options["app"],
-        application=replay(_load_trace(options["trace"])) if options["trace"] else None,
+        application=_replayed(options["trace"]) if options["trace"] else None,
         count=options["count"],
         arrivals=options["arrivals"],
         rate=options["rate"],
@@ -104,10 +109,7 @@ def sim(ctx: click.Context, /, **options: Any) -> None:
         configs.append(
             replace(config, policy=options["against"], client=options["against_client"], without=())
         )
-    results = [
-        {"policy": each.policy, "client": each.client, **summary(simulate(each, workload.jobs()))}
-        for each in configs
-    ]
+    results = [{"policy": each.policy, "client": each.client, **_run(each, workload)} for each in configs]
     if options["as_json"]:
         write_json({"engines": options["engines"], "results": results, **_ratio(results)})
     else:
@@ -144,6 +146,31 @@ def paper(*, only: str, out: Path, plots: bool, as_json: bool) -> None:
     say(f"written to {out}")
 
 
+@sim.command()
+@click.option("--engines", default="4,64,1000", show_default=True, help="Sizes of fleets, by comma.")
+@click.option("--calls", default=4000, show_default=True, type=click.IntRange(1), help="Calls of each.")
+@click.option("--live", default="1000,10000,100000", show_default=True, help="Calls that wait, by comma.")
+@click.option("--repeats", default=20, show_default=True, type=click.IntRange(1), help="Of each round.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Write the JSON there as well; into a directory, as sim-speed.json.",
+)
+@json_option
+def speed(*, engines: str, calls: int, live: str, repeats: int, out: Path | None, as_json: bool) -> None:
+    """Measure the simulator and the scheduler, in processor time of one thread."""
+    plan = SimSpeedPlan(engines=_counts(engines), calls=calls, live=_counts(live), repeats=repeats)
+    report = run_sim_speed(plan, tell=say)
+    if out is not None:
+        file = out / "sim-speed.json" if out.is_dir() else out
+        file.write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+        say(f"written to {file}")
+    if as_json:
+        write_json(asdict(report))
+    else:
+        _write_speed(report)
+
+
 @sim.command("record")
 @click.argument("session_id")
 @service_option
@@ -151,6 +178,16 @@ def record_session(service: ServiceClient, session_id: str) -> None:
     """Print the trace of a session of a live service, to be replayed with --trace."""
     trace = record(service.get(GraphView, f"/v1/sessions/{session_id}/graph"))
     write_json(trace.to_json())
+
+
+def _run(config: SimulationConfig, workload: Workload) -> dict[str, object]:
+    report, cpu_s = on_cpu(config, workload.jobs())
+    return {
+        **summary(report),
+        "cpu_s": cpu_s,
+        "calls_per_cpu_s": report.num_calls / cpu_s if cpu_s else None,
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
 
 
 def _engine(options: dict[str, Any]) -> SimulatedConfig:
@@ -164,6 +201,12 @@ def _engine(options: dict[str, Any]) -> SimulatedConfig:
     return SimulatedConfig(
         cost=cost, num_blocks=max(1, tokens // 16), max_batch=options["max_batch"], description=name
     )
+
+
+def _replayed(path: Path) -> Callable[[Random], Application]:
+    trace = _load_trace(path)
+    replay(trace)  # refused now, if it does not fit together
+    return partial(replay, trace)
 
 
 def _load_trace(path: Path) -> Trace:
@@ -217,6 +260,37 @@ def _write_results(results: Sequence[Mapping[str, Any]]) -> None:
     )
     for name, value in _ratio(results).items():
         click.echo(f"{name}: {value:.2f}")
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise click.UsageError(f"{text!r} is not a list of numbers") from None
+    if any(count < 1 for count in counts):
+        raise click.UsageError("each number is at least 1")
+    return counts
+
+
+def _write_speed(report: SimSpeedReport) -> None:
+    rounds = report.rounds
+    write_table(
+        ["SIMULATED", "ENGINES", "CALLS", "CALLS/CPU S"],
+        [(each.app, each.num_engines, each.num_calls, each.calls_per_cpu_s) for each in report.simulated],
+    )
+    click.echo()
+    write_table(
+        ["ROUND", "ENGINES", "WAITING", "MEDIAN MS", "MAX MS"],
+        [
+            (name, rounds.num_engines, rounds.num_waiting, taken.median * 1000, taken.max * 1000)
+            for name, taken in (("one changed", rounds.one_changed_s), ("all placed", rounds.all_placed_s))
+        ],
+    )
+    click.echo()
+    write_table(
+        ["LIVE CALLS", "CPU MS PER CALL", "PEAK MIB"],
+        [(each.num_live, each.cpu_s_per_call * 1000, each.rss_bytes / 2**20) for each in report.live],
+    )
 
 
 def _write_paper(results: PaperResults) -> None:

@@ -1,9 +1,10 @@
 """One workload under one or two settings, and what came out, in the field's metrics."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, repeat
 from math import ceil
+from random import Random
 from statistics import fmean
 from typing import Literal
 
@@ -24,8 +25,8 @@ class Workload:
 
     app: str | None = None
     """A name of `workloads.APPLICATIONS`."""
-    application: Application | None = None
-    """One application that comes again and again: a trace."""
+    application: Callable[[Random], Application] | None = None
+    """Makes an application that has no name, as from a trace; each time with other texts."""
     count: int = 20
     arrivals: ArrivalKind = "poisson"
     rate: float = 1.0
@@ -46,7 +47,7 @@ class Workload:
         rng = stream(self.seed, "applications")
         for at_s in islice(self._times(), self.count):
             if self.application is not None:
-                yield Job(at_s=at_s, application=self.application)
+                yield Job(at_s=at_s, application=self.application(rng))
             elif self.app is not None:
                 yield Job(at_s=at_s, application=APPLICATIONS[self.app](rng))
 

@@ -12,6 +12,7 @@ when it was recorded stand at the beginning of its prompt as text that all calls
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from random import Random
 from typing import Any
 
 from parrot.errors import ConfigError
@@ -62,13 +63,18 @@ def record(graph: GraphView) -> Trace:
         ConfigError: no call of it has ended well.
     """
     names: dict[str, str] = {}
+    taken: set[str] = set()
     calls: list[TraceCall] = []
+    producers_of: dict[str, list[str]] = {}
+    for edge in graph.edges:
+        producers_of.setdefault(edge.target, []).append(edge.source)
     for call in sorted(graph.calls, key=lambda each: each.stage):
-        producers = [edge.source for edge in graph.edges if edge.target == call.call_id]
+        producers = producers_of.get(call.call_id, [])
         if call.state != "done" or any(producer not in names for producer in producers):
             continue
-        name = call.name if call.name not in names.values() else f"{call.name}_{len(names)}"
+        name = call.name if call.name not in taken else f"{call.name}_{len(names)}"
         names[call.call_id] = name
+        taken.add(name)
         done_s = call.times.done_s
         calls.append(
             TraceCall(
@@ -108,17 +114,18 @@ def _read_call(call: Mapping[str, Any]) -> TraceCall:
     return read
 
 
-def replay(trace: Trace) -> Application:
+def replay(trace: Trace, rng: Random | None = None) -> Application:
     """The traced application, with marks for its texts: each call as long as it was, reading what it read.
 
     Calls that were submitted before any call submitted with them had ended are a round; a later submission
-    waits for the round before as a whole, as its client may have done.
+    waits for the round before as a whole, as its client may have done. Texts are drawn from `rng`; without it
+    they are the same each time.
 
     Raises:
         ConfigError: the trace's calls do not fit together.
     """
     outputs = {call.name: call.output_tokens for call in trace.calls}
-    seeds = text_seeds(stream(0, trace.session_id))
+    seeds = text_seeds(rng or stream(0, trace.session_id))
     rounds: list[list[AppCall]] = [[]]
     first_end_s = math.inf
     known: set[str] = set()

@@ -248,3 +248,31 @@ def test_keys_guard_the_api_and_the_commands_use_them(serve: Serve, tmp_path: Pa
         listing, env={**bare, "PARROT_API_KEY": key["key"]}, capture_output=True, text=True, check=False
     )
     assert let_in.returncode == 0, let_in.stderr
+
+
+def said(*arguments: str) -> str:
+    """What a command prints."""
+    command = [sys.executable, "-m", "parrot.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_session_is_recorded_and_replayed_under_another_policy(serve: Serve, tmp_path: Path) -> None:
+    url = serve().url()
+    with httpx2.Client(base_url=url, timeout=10.0) as client:
+        sid = open_session(client)
+        assert client.post(f"/v1/sessions/{sid}/calls", json=chain(3)).status_code == 202
+        last = client.get(f"/v1/sessions/{sid}/variables/text_2", params={"wait": 10}).json()
+        assert last["state"] == "ready"
+    recorded = said("sim", "record", sid, "--url", url)
+    trace = json.loads(recorded)
+    assert [call["inputs"] for call in trace["calls"]] == [[], ["step_0"], ["step_1"]]
+    assert {call["output_tokens"] for call in trace["calls"]} == {20}
+    file = tmp_path / "trace.json"
+    file.write_text(recorded, encoding="utf-8")
+    replayed = json.loads(
+        said("sim", "--trace", str(file), "--count", "2", "--against", "request-level", "--json")
+    )
+    graph, requests = replayed["results"]
+    assert (graph["num_calls"], requests["num_calls"]) == (6, 6)
+    assert graph["output_tokens"] == requests["output_tokens"] == 120
+    assert replayed["speedup"] > 1
