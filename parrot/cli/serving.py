@@ -66,7 +66,7 @@ def serve_until_stopped(
         defaults=serve_defaults(),
     )
     _warn(loaded)
-    if not loaded.settings.store.url and loaded.settings.store.path == default_store():
+    if loaded.settings.store.path == default_store():
         default_store().parent.mkdir(parents=True, exist_ok=True)
     asyncio.run(_serve(loaded.settings, stop_after_s=stop_after_s, as_json=as_json))
 

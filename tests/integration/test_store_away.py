@@ -1,6 +1,7 @@
 """A store that does not answer, and one of which nobody knows what it holds."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from core_harness import call, get, open_session, running_service, submit
@@ -8,6 +9,8 @@ from store_fakes import UnsteadyStore
 
 from parrot.core.executor import journal
 from parrot.errors import StoreError
+from parrot.ports.store import AppendOutcome, IdempotentReply
+from parrot.types.events import Event
 
 
 class UnsafeStore(UnsteadyStore):
@@ -15,10 +18,12 @@ class UnsafeStore(UnsteadyStore):
 
     unsafe = False
 
-    async def append(self, *arguments: object, **options: object) -> object:  # type: ignore[override]
+    async def append(
+        self, events: Sequence[Event], *, idempotent: IdempotentReply | None = None
+    ) -> AppendOutcome:
         if self.unsafe:
             raise StoreError("nobody knows", code="store_unsafe")
-        return await super().append(*arguments, **options)  # type: ignore[arg-type]
+        return await super().append(events, idempotent=idempotent)
 
 
 async def test_who_comes_while_the_store_does_not_answer_is_refused_and_it_goes_on_by_itself(

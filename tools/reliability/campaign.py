@@ -134,7 +134,7 @@ def _complaints(finding: Mapping[str, Any]) -> Iterator[str]:
 def _replaced(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Any]:
     """The findings of an earlier run, with those that were made again in their places."""
     again = {finding["name"]: finding for finding in now["findings"]}
-    known = [again.pop(finding["name"], finding) for finding in before["findings"]]
+    known = [again.pop(finding.get("name"), finding) for finding in before["findings"]]
     return [*known, *again.values()]
 
 

@@ -194,7 +194,7 @@ async def crash_points(
 async def postgres_kills(directory: Path, *, num_rounds: int, seed: int = 3) -> Finding:
     """Over PostgreSQL: the service and the server are killed in turn, the server while the service lives."""
     server = await asyncio.to_thread(PostgresServer)
-    lives = Lives(directory, seed, store=("--db", server.url()))
+    lives = Lives(directory, seed, store=(), environment={"PARROT_STORE__URL": server.url()})
     chance, num_server = random.Random(seed), 0
     try:
         for life in range(num_rounds):

@@ -32,7 +32,12 @@ class Served:
         self.process = subprocess.Popen(
             [*prefix, sys.executable, *program, "serve", "--json", *arguments],
             cwd=directory,
-            env={**inherited, "XDG_CONFIG_HOME": str(directory), **environment},
+            env={
+                **inherited,
+                "XDG_CONFIG_HOME": str(directory),
+                "XDG_DATA_HOME": str(directory / "data"),
+                **environment,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -55,6 +60,7 @@ class Served:
             return None
         told = json.loads(line)
         if "error" in told:
+            self._said.append(line)
             return None
         assert told["pid"] == self.process.pid
         address: str = told["url"]
