@@ -89,7 +89,8 @@ class Client:
         """Run one application to its end, in a session of its own."""
         began_at_s = self._clock.now_s()
         service = self._service
-        sid = (await service.open_session(DEFAULT_TENANT, SessionCreate())).session_id
+        opening = SessionCreate(objective=application.objective if self._hints else None)
+        sid = (await service.open_session(DEFAULT_TENANT, opening)).session_id
         run_round = self._graph_round if self._kind == "graph" else self._request_round
         error: str | None = None
         values: dict[str, str] = {}
@@ -137,9 +138,9 @@ class Client:
         self, sid: str, objective: Objective | None, calls: Sequence[AppCall], values: dict[str, str]
     ) -> None:
         """Send each call when the client has what it reads; a single request tells nothing of the whole."""
-        hint = objective if self._hints else None
+        del objective
         if len(calls) == 1:
-            await self._request(sid, calls[0], values, hint)
+            await self._request(sid, calls[0], values)
             return
         arrivals: dict[str, asyncio.Future[None]] = {}
         loop = asyncio.get_running_loop()
@@ -150,18 +151,18 @@ class Client:
             for name in call.needs:
                 if name in arrivals:
                     await arrivals[name]
-            await self._request(sid, call, values, hint)
+            await self._request(sid, call, values)
             arrivals[call.name].set_result(None)
 
         async with asyncio.TaskGroup() as group:
             for call in calls:
                 group.create_task(send(call))
 
-    async def _request(self, sid: str, call: AppCall, values: dict[str, str], hint: Objective | None) -> None:
+    async def _request(self, sid: str, call: AppCall, values: dict[str, str]) -> None:
         trip_s = self._round_trip()
         await self._pass(trip_s / 2)
         await self._submit(sid, [call], values)
-        value = await self._get(sid, call.name, hint)
+        value = await self._get(sid, call.name, None)
         await self._pass(trip_s / 2)
         values[call.name] = value
 

@@ -224,7 +224,7 @@ PRESETS: Mapping[str, Preset] = {
     for preset in (
         Preset(device=A100, shape=VICUNA_13B, overhead_s=0.010, request_s=0.001),
         Preset(device=A100, shape=VICUNA_7B, overhead_s=0.010, request_s=0.001),
-        Preset(device=A6000, shape=VICUNA_7B, overhead_s=0.010, request_s=0.0013),
+        Preset(device=A6000, shape=VICUNA_7B, overhead_s=0.010, request_s=0.0012),
         Preset(device=H100, shape=LLAMA_8B, overhead_s=0.002, request_s=0.00002),
     )
 }
