@@ -13,7 +13,7 @@ help:
 	@echo "make demo    run the demo: applications inside the service, beside the same calls one by one"
 	@echo "make test    run every test"
 	@echo "make check   run the gate: format, lint, types, layers, sizes, quick tests, generated docs"
-	@echo "make bench   measure the engine on this machine and keep the result; takes minutes"
+	@echo "make bench   measure all that can be measured here and make benchmarks/README.md; under 40 minutes"
 	@echo "make reliability  try the promises with faults and keep the figures; takes minutes"
 	@echo "make sanitize  drive the native kernels under the address and undefined-behaviour sanitizers"
 	@echo "make format  format the code and mend what the linter can mend"
@@ -34,9 +34,8 @@ format: $(READY)
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
-bench: $(READY)
-	@mkdir -p benchmarks/results
-	@$(BIN)/parrot bench engine --out benchmarks/results $(ARGS)
+bench: $(VENV)/.ready-plots
+	@$(BIN)/python tools/bench.py $(ARGS)
 
 reliability: $(READY)
 	@$(BIN)/python tools/reliability_campaign.py $(ARGS)
@@ -54,6 +53,10 @@ clean:
 
 $(READY): pyproject.toml constraints.txt $(wildcard setup.py csrc/*)
 	@$(PYTHON) tools/set_up.py $(VENV) engine,postgres,test
+	@touch $@
+
+$(VENV)/.ready-plots: $(READY)
+	@$(PYTHON) tools/set_up.py $(VENV) engine,postgres,test,plots
 	@touch $@
 
 $(VENV)/.ready-docs: $(READY)

@@ -94,9 +94,7 @@ async def vllm_server(
         ConfigError: it is not installed there.
         UnreachableError: it ended instead of listening.
     """
-    program = venv / "bin" / "vllm"
-    if not program.is_file():
-        raise ConfigError(f"there is no vllm in {venv}", param="--baseline")
+    program = vllm_program(venv)
     port = _free_port()
     with TemporaryDirectory(prefix="parrot-bench-") as scratch:
         async with _process(
@@ -107,6 +105,18 @@ async def vllm_server(
             server = ServerProcess(process, f"http://127.0.0.1:{port}", log)
             await _listening(server, clock)
             yield server
+
+
+def vllm_program(venv: Path) -> Path:
+    """The program in its environment.
+
+    Raises:
+        ConfigError: it is not installed there.
+    """
+    program = venv / "bin" / "vllm"
+    if not program.is_file():
+        raise ConfigError(f"there is no vllm in {venv}", param="--baseline")
+    return program
 
 
 VLLM_ENVIRONMENT = {

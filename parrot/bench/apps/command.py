@@ -19,7 +19,7 @@ from parrot.bench.apps.serving import SERVING
 from parrot.bench.apps.suite import AppsPlan, AppsSuite, Contender
 from parrot.bench.apps.texts import read_material
 from parrot.bench.origin import Commit, Machine, commit, machine, versions
-from parrot.bench.processes import parrot_service, vllm_command, vllm_server
+from parrot.bench.processes import parrot_service, vllm_command, vllm_program, vllm_server
 from parrot.errors import ConfigError, UnreachableError
 from parrot.ports.clock import Clock
 
@@ -160,6 +160,8 @@ async def _contenders(
     clock: Clock,
     tell: Callable[[str], None],
 ) -> AsyncIterator[Contender]:
+    for text in request.baselines:
+        await _check(text)
     url = request.url
     if url is None:
         tell("starting parrot serve")
@@ -183,11 +185,20 @@ async def _contenders(
         yield Contender(side=side, gauges=gauges, server=url)
     for number, text in enumerate(request.baselines):
         kind, _, where = text.partition(":")
-        if kind not in get_args(BaselineKind) or not where:
-            raise ConfigError(f"a base line is openai:URL or vllm:VENV, not {text!r}", param="--baseline")
         yield await _baseline(
             request, kind, where, number, stack=stack, servers=servers, clock=clock, tell=tell
         )
+
+
+async def _check(baseline: str) -> None:
+    """Refuse what cannot be a base line, before anything is started."""
+    kind, _, where = baseline.partition(":")
+    if kind not in get_args(BaselineKind) or not where:
+        raise ConfigError(f"a base line is openai:URL or vllm:VENV, not {baseline!r}", param="--baseline")
+    if kind == "vllm":
+        vllm_program(Path(where))
+    else:
+        await served_model(where)
 
 
 async def _baseline(

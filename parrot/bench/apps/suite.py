@@ -137,7 +137,9 @@ class AppsSuite:
         assert case.rate is not None
         run = self._run("articles", seed, Size(scale=self._plan.scale))
         load = Load(rate=case.rate, duration_s=self._plan.duration_s)
-        arrivals = work.arrivals(run, load, Random(seed))  # noqa: S311 - no secret
+        # The same arrivals on all sides.
+        chance = Random(f"{self._plan.seed}/{case.work}/{case.rate:g}/{number}")  # noqa: S311 - no secret
+        arrivals = work.arrivals(run, load, chance)
         served, duration_s = await serve(side, arrivals, rtt_s=case.rtt_s, clock=self._clock)
         record = record_of(
             together(served, duration_s),

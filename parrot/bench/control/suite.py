@@ -33,7 +33,7 @@ class ControlPlan:
     sections: tuple[Section, ...] = SECTIONS
     repeats: int = 3
     """Of each rate."""
-    batch_calls: int = 10_000
+    batch_calls: int = 8_000
     """Calls of one repeat in batches."""
     single_calls: int = 1_500
     """Calls of one repeat one by one."""
@@ -44,7 +44,7 @@ class ControlPlan:
     chain_length: int = 1_000
     session_calls: int = 10_000
     live_calls: tuple[int, ...] = (100, 1_000, 10_000, 100_000)
-    growth_calls: int = 4_000
+    growth_calls: int = 3_000
     """Calls of one repeat beside so many live ones."""
 
     def quick(self) -> "ControlPlan":

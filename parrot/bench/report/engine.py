@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from parrot.bench.report import prose
-from parrot.bench.report.files import Found, ResultFile, Results
+from parrot.bench.report.files import Found, Results
 from parrot.bench.report.markdown import code, number, section, spread_text, table
 from parrot.bench.report.targets import (
     ADDED_P50_S,
@@ -182,9 +182,30 @@ def soak(results: Results) -> str:
     )
 
 
-def newest(files: Sequence[ResultFile]) -> Found | None:
-    """The last file's content, if there is one."""
-    return files[-1].content if files else None
+def reliability(results: Results) -> str:
+    """What came of the promises when things were broken on purpose."""
+    if not results.reliability:
+        return ""
+    rows = [
+        [
+            finding["scenario"],
+            f"not tried: {finding['skipped']}"
+            if finding["skipped"]
+            else "yes"
+            if finding["kept"]
+            else "**no**",
+            ", ".join(f"{number(count)} × {what}" for what, count in finding["faults"].items()),
+            "; ".join(
+                f"{zero['what']}: {zero['count']} of {number(zero['of'])}" for zero in finding["zeros"]
+            ),
+        ]
+        for finding in results.reliability[-1].content["findings"]
+    ]
+    return section(
+        "Promises under faults",
+        prose.RELIABILITY.format(file=results.reliability[-1].name),
+        table(["scenario", "kept", "faults", "what must not happen"], rows),
+    )
 
 
 def _judged(target: Target | None, value: float) -> Row:
@@ -288,16 +309,17 @@ def _growth(found: Sequence[Found]) -> list[Row]:
     if not found:
         return []
     last = found[-1]
+    rows: list[Row] = [
+        [
+            f"calls/s beside {number(one['num_live_calls'])} live calls",
+            spread_text(one["calls_per_s"], digits=0),
+            "–",
+            "",
+        ]
+        for one in found
+    ]
     return [
-        *(
-            [
-                f"calls/s beside {number(one['num_live_calls'])} live calls",
-                spread_text(one["calls_per_s"], digits=0),
-                "–",
-                "",
-            ]
-            for one in found
-        ),
+        *rows,
         [
             f"cost of a call, {number(last['num_live_calls'])} live calls over the fewest",
             number(last["against_first"]),

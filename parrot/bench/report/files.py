@@ -21,7 +21,7 @@ class ResultFile:
     @property
     def started_at(self) -> str:
         """When its measurement began; empty where it does not matter, as in simulated time."""
-        return str(self.content.get("started_at", ""))
+        return str(self.content.get("started_at") or self.content.get("made_at", ""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,7 @@ class Results:
     control: tuple[ResultFile, ...] = ()
     scale: tuple[ResultFile, ...] = ()
     soak: tuple[ResultFile, ...] = ()
+    reliability: tuple[ResultFile, ...] = ()
     paper: tuple[ResultFile, ...] = ()
     ablations: tuple[ResultFile, ...] = ()
     speed: tuple[ResultFile, ...] = ()
@@ -47,6 +48,7 @@ class Results:
             *self.control,
             *self.scale,
             *self.soak,
+            *self.reliability,
             *self.speed,
             *self.paper,
             *self.ablations,
@@ -60,7 +62,12 @@ _SCHEMAS = {
     "parrot.bench.scale/1": "scale",
     "parrot.bench.soak/1": "soak",
 }
-_NAMES = {"sim-paper": "paper", "sim-ablations": "ablations", "sim-speed": "speed"}
+_NAMES = {
+    "reliability": "reliability",
+    "sim-paper": "paper",
+    "sim-ablations": "ablations",
+    "sim-speed": "speed",
+}
 """Of files without a schema: how their names begin."""
 
 

@@ -2,7 +2,7 @@
 
 from parrot.bench.report import prose
 from parrot.bench.report.apps import applications, baselines, serving
-from parrot.bench.report.engine import control, engine, scale, soak
+from parrot.bench.report.engine import control, engine, reliability, scale, soak
 from parrot.bench.report.files import ResultFile, Results
 from parrot.bench.report.markdown import code, number, section, table
 from parrot.bench.report.paper import ablations, fair, paper, speed
@@ -13,6 +13,7 @@ EXPECTED = {
     "control": "the control plane (`parrot bench control`)",
     "scale": "large and many applications (`parrot bench scale`)",
     "soak": "long random traffic on the engine (`parrot bench soak`)",
+    "reliability": "promises under faults (`make reliability`)",
     "paper": "the paper's figures, simulated (`parrot sim paper`)",
     "ablations": "ablations, simulated",
     "speed": "the speed of scheduler and simulator",
@@ -30,6 +31,7 @@ def render(results: Results) -> str:
         control(results),
         scale(results),
         soak(results),
+        reliability(results),
         paper(results),
         fair(results),
         ablations(results),
@@ -77,7 +79,7 @@ def sources(results: Results) -> str:
 
 def _source(file: ResultFile) -> list[str]:
     content = file.content
-    source, machine = content.get("source"), content.get("machine")
+    source, machine = content.get("source") or content.get("commit"), content.get("machine")
     versions = content.get("versions") or {}
     commit = "–"
     if source:

@@ -52,6 +52,10 @@ SCALE_END = """\
 Lost calls: {lost}. KV blocks still held at the end: {blocks}. Memory after the last round: {growth}.
 Measured by `{command}`."""
 
+RELIABILITY = """\
+Scenarios with real processes, broken on purpose; `{file}`, measured by `make reliability`, and told in full on the
+page *Reliability* of the documentation."""
+
 PAPER = """\
 Times better than each figure's own base line, as the paper reports it and as the simulator has it with
 the scheduler of the service ([how](../docs/explanation/simulator.md)). The paper's base lines share no

@@ -17,7 +17,7 @@ from parrot.bench.engine.report import EngineReport, Floors
 from parrot.bench.engine.suite import run_engine_bench
 from parrot.bench.origin import commit, machine
 from parrot.bench.spread import Spread, spread
-from parrot.cli import bench as bench_command
+from parrot.cli import bench_engine as bench_command
 from parrot.cli.root import run
 from parrot.engine.torch.config import TorchConfig
 from parrot.engine.torch.init import init_model
