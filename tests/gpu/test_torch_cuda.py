@@ -50,3 +50,9 @@ async def test_forks_on_cuda_give_the_tokens_of_the_cpu(attention: str, tmp_path
     init_model("tiny", tmp_path)
     expected = await forked_outputs(tmp_path, device="cpu", attention="reference")
     assert await forked_outputs(tmp_path, device="cuda", attention=attention) == expected
+
+
+async def test_replayed_decode_steps_give_the_tokens_of_the_cpu(tmp_path: Path) -> None:
+    init_model("tiny", tmp_path)
+    expected = await forked_outputs(tmp_path, device="cpu", attention="reference")
+    assert await forked_outputs(tmp_path, device="cuda", cuda_graphs=True) == expected

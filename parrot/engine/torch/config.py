@@ -40,6 +40,8 @@ class TorchConfig:
     kernels: KernelsKind = "auto"
     """What computes on a CPU: `native`, the package's own kernels; `torch` alone; `auto`, the native ones
     where they were built, else torch. What they do not know of a model is left to torch in any case."""
+    cuda_graphs: bool = False
+    """Replay decode steps on CUDA from recordings, one for each size of batch. Not measured yet."""
     seed: int = 0
     """Seeds the sampling of requests that give no seed of their own."""
 

@@ -23,6 +23,7 @@ class AttentionPath:
     attention: Attention
     cache: SlotCache
     words: str
+    is_triton: bool = False
 
 
 def choose_kernels(
@@ -80,7 +81,9 @@ def choose_attention(
     if device.type == "cuda" and not traits.windows:
         triton, triton_words = open_triton_attention(cache, num_heads=num_heads, shares=shares)
         if triton is not None:
-            return AttentionPath(attention=triton, cache=cache, words=f"{words} by {triton_words}")
+            return AttentionPath(
+                attention=triton, cache=cache, words=f"{words} by {triton_words}", is_triton=True
+            )
         words += f" by torch ({triton_words})"
     return AttentionPath(attention=TreeAttention(cache, traits, shares=shares), cache=cache, words=words)
 

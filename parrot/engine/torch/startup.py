@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,10 +20,10 @@ from parrot.engine.torch.loader import bad_model, hash_model
 from parrot.engine.torch.models.decoder import Decoder
 from parrot.engine.torch.models.llama import LlamaModel
 from parrot.engine.torch.models.placement import Placement
-from parrot.engine.torch.models.registry import choose_model
+from parrot.engine.torch.models.registry import ModelSource, choose_model
 from parrot.engine.torch.models.shape import ModelShape
 from parrot.engine.torch.native_attention import NativeAttention
-from parrot.engine.torch.paths import choose_attention, choose_kernels
+from parrot.engine.torch.paths import AttentionPath, choose_attention, choose_kernels
 from parrot.engine.torch.runner import Runner
 from parrot.engine.torch.sampler import Sampler
 from parrot.engine.torch.step_loop import Report, StepLoop
@@ -32,6 +33,9 @@ from parrot.errors import ConfigError, EngineError
 from parrot.ports.clock import Clock
 from parrot.ports.engine import Capabilities, EngineInfo, Progress
 from parrot.types.ids import EngineId
+
+if TYPE_CHECKING:
+    from parrot.engine.torch.cuda.graphs import DecodeGraphs
 
 _CPU_SHARE = 0.25
 """Share of the free memory that KV takes on a CPU, unless it is told; the service needs some as well."""
@@ -191,6 +195,7 @@ def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> 
     )
     if isinstance(model, LlamaModel) and isinstance(path.attention, NativeAttention):
         model.fuse(path.attention, times)
+    graphs, graph_words = _choose_graphs(config, source, model, path, context_tokens, device)
     runner = Runner(
         model=model,
         cache=path.cache,
@@ -198,6 +203,8 @@ def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> 
         attention=path.attention,
         device=device,
         times=times,
+        # A recording says nothing of where its time goes.
+        replay=graphs.run if graphs is not None and times is None else None,
     )
     progress("warming up", None)
     runner.warm_up(min(_WARM_UP_TOKENS, context_tokens, num_blocks * config.block_tokens))
@@ -207,7 +214,9 @@ def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> 
         tokenizer=tokenizer,
         model=model,
         kernels=kernels,
-        path_words=", ".join(filter(None, (_layer_words(source.why_not_fast), kernel_words, path.words))),
+        path_words=", ".join(
+            filter(None, (_layer_words(source.why_not_fast), kernel_words, path.words, graph_words))
+        ),
         runner=runner,
         tree=tree,
         kv_shape=kv_shape,
@@ -216,6 +225,40 @@ def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> 
         model_hash=hash_model(model_dir, str(dtype)),
         times=times,
     )
+
+
+def _choose_graphs(
+    config: TorchConfig,
+    source: ModelSource,
+    model: Decoder,
+    path: AttentionPath,
+    context_tokens: int,
+    device: torch.device,
+) -> tuple["DecodeGraphs | None", str | None]:
+    """CUDA graphs, if they are wanted and to be had, and a few words."""
+    if not config.cuda_graphs:
+        return None, None
+    if device.type != "cuda":
+        return None, f"no CUDA graphs (on {device.type})"
+    if source.why_not_fast is not None:
+        return None, "no CUDA graphs (the layers are not the engine's own)"
+    if not path.is_triton:
+        return None, "no CUDA graphs (attention is not by Triton)"
+    # Triton is there, and without it the import fails.
+    from parrot.engine.torch.cuda.attention import TritonAttention
+    from parrot.engine.torch.cuda.graphs import DecodeGraphs, record_on_device
+
+    assert isinstance(path.attention, TritonAttention)
+    graphs = DecodeGraphs(
+        model,
+        path.attention,
+        max_batch=config.max_batch,
+        context_tokens=context_tokens,
+        scratch_slot=path.cache.scratch_slot,
+        device=device,
+        record=record_on_device,
+    )
+    return graphs, "CUDA graphs"
 
 
 def _layer_words(why_not_fast: str | None) -> str | None:

@@ -3,8 +3,9 @@
 import torch
 import triton
 
+from parrot.engine.native.plan import Piece
 from parrot.engine.torch.cuda.kernels import attend_items, merge_entries
-from parrot.engine.torch.cuda.pieces import WorkTables, build_tables
+from parrot.engine.torch.cuda.pieces import WorkTables, build_tables, empty_tables
 from parrot.engine.torch.kv_cache import KvCache
 from parrot.engine.torch.native_attention import divide
 from parrot.engine.torch.step_input import StepInput
@@ -26,6 +27,8 @@ class TritonAttention:
         self._tile = _MIN_TILE
         self._slots = torch.empty(0, dtype=torch.int64)
         self._tables: WorkTables | None = None
+        self._padded: dict[int, WorkTables] = {}
+        """Tables that keep their places, by the rows they are for."""
 
     def begin(self, step: StepInput) -> None:
         """Divide the step's attention into items, the same for all layers."""
@@ -40,6 +43,35 @@ class TritonAttention:
             readers_per_item=self._tile // self._group,
             device=step.slots.device,
         )
+
+    def begin_padded(self, step: StepInput, slots: torch.Tensor, context_tokens: int) -> bool:
+        """As `begin`, for a step of single rows that is filled up to as many rows as `slots` has; all that
+        `attend` launches then depends on that number alone, and reads tables that stay where they are, with
+        room for contexts of `context_tokens`. False when a step does not fit into them.
+        """
+        num_rows, count = len(slots), len(step.rows)
+        pieces = divide(step.rows, shares=self._shares)
+        if count < num_rows:
+            first = pieces[0].runs[0][0]
+            pieces.append(Piece(runs=((first, 1),), readers=[(count, num_rows - count, 1, 0)]))
+        self._tile = max(
+            _MIN_TILE,
+            triton.next_power_of_2(self._group),
+            min(_MAX_TILE, triton.next_power_of_2(num_rows * self._group)),
+        )
+        found = build_tables(
+            pieces, num_rows=num_rows, readers_per_item=self._tile // self._group, device=slots.device
+        )
+        if num_rows not in self._padded:
+            self._padded[num_rows] = empty_tables(
+                num_rows,
+                num_slots=self._cache.scratch_slot,
+                context_tokens=context_tokens,
+                device=slots.device,
+            )
+        self._tables = self._padded[num_rows]
+        self._slots = slots
+        return self._tables.take(found)
 
     def attend(
         self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor

@@ -18,6 +18,10 @@ from parrot.engine.native.plan import Piece
 SPLIT_TOKENS = 512
 """Slots of one item at most."""
 
+_USUAL_BRANCHES = 8
+_MAX_ENTRIES = 1 << 13
+"""Of tables that stay where they are: every one of them costs something also in steps that have fewer."""
+
 Entry = tuple[int, int]
 """A row, and how many of an item's slots it sees."""
 
@@ -36,6 +40,18 @@ class WorkTables:
     """[rows + 1]: where each row's part of `row_entries` begins."""
     row_entries: torch.Tensor
     """Numbers of each row's entries, row by row."""
+
+    def take(self, other: "WorkTables") -> bool:
+        """Take over what `other` says; items that are left over have no entries. False, and nothing done,
+        when it does not fit.
+        """
+        pairs = [(getattr(self, name), getattr(other, name)) for name in WorkTables.__slots__]
+        if any(len(found) > len(kept) for kept, found in pairs):
+            return False
+        self.items.zero_()
+        for kept, found in pairs:
+            kept[: len(found)] = found
+        return True
 
 
 def build_tables(
@@ -72,6 +88,25 @@ def build_tables(
         entries=table(entries),
         row_starts=table(starts),
         row_entries=table([number for numbers in by_row for number in numbers]),
+    )
+
+
+def empty_tables(num_rows: int, *, num_slots: int, context_tokens: int, device: torch.device) -> WorkTables:
+    """Room for steps of `num_rows` single rows, each with a context of up to `context_tokens` that branches a
+    few times, over a cache of `num_slots`.
+    """
+    num_entries = min(_MAX_ENTRIES, num_rows * (-(-context_tokens // SPLIT_TOKENS) + _USUAL_BRANCHES))
+    num_slots = min(num_slots, num_rows * context_tokens)
+
+    def room(*size: int) -> torch.Tensor:
+        return torch.zeros(size, dtype=torch.int32, device=device)
+
+    return WorkTables(
+        items=room(num_entries, 4),
+        slots=room(num_slots + num_rows),
+        entries=room(num_entries, 2),
+        row_starts=room(num_rows + 1),
+        row_entries=room(num_entries),
     )
 
 
