@@ -151,8 +151,10 @@ class EventStream(Response, Generic[Item]):
             left_s = ends_s - clock.now_s()
             if closed in done or left_s <= 0:
                 return not writer.sending
-            if not (await writer.beat() and await self._may_go_on(writer, caller)):
+            if not await writer.beat():
                 return False
+            if not await self._may_go_on(writer, caller):
+                return not writer.sending
             timeout_s = min(self._config.heartbeat_s, left_s)
 
     async def _may_go_on(self, writer: "_Writer", caller: Caller) -> bool:
