@@ -186,8 +186,11 @@ class Service:
         *,
         idempotency_key: str | None = None,
         body_hash: str = "",
+        opaque: bool = False,
     ) -> SessionView:
-        """Open an application run; the same key gives the same one again."""
+        """Open an application run; the same key gives the same one again. `opaque`: its prompts will come
+        without structure.
+        """
         self._check_open()
         size = sum(len(key.encode()) + len(value.encode()) for key, value in request.metadata.items())
         if size > self._limits.max_metadata_bytes:
@@ -200,6 +203,7 @@ class Service:
             deadline_s=request.deadline_s,
             metadata=dict(request.metadata),
             wall_s=self._clock.wall_s(),
+            opaque=opaque,
         )
         work = self._keeper.open_session(event, key=idempotency_key, body_hash=body_hash)
         return session_view(await self._unbroken.run(work))
@@ -409,6 +413,7 @@ class Service:
             "dropped_resolutions": self._journal.num_dropped,
             "sessions_open": len(self._keeper.sessions),
             "calls_running": self._dispatcher.num_running,
+            "calls_waiting": self._admission.occupancy.num_waiting,
             "waiters": self._runtime.bells.num_waiting,
             "prefixes_wanted": self._runtime.retention.num_wanted,
             "ahead_tokens": self._runtime.ahead.num_tokens,

@@ -19,6 +19,7 @@ from parrot.server.config import ServerConfig
 from parrot.server.edge import Edge
 from parrot.server.functions import FunctionRoutes
 from parrot.server.metrics import Metrics
+from parrot.server.openai.responses import ResponseRoutes
 from parrot.server.openai.routes import OpenAIRoutes
 from parrot.server.openapi import DirectRoute, document
 from parrot.server.operation import OperationRoutes
@@ -105,7 +106,10 @@ def create_app(
 
 def _openai_routes(service: Service, routes: RouteConfig, clock: Clock) -> list[DirectRoute]:
     longest_s = service.limits_view()["call_timeout_s"]
-    return OpenAIRoutes(service, routes, max_stream_s=longest_s, clock=clock).routes()
+    return [
+        *OpenAIRoutes(service, routes, max_stream_s=longest_s, clock=clock).routes(),
+        *ResponseRoutes(service, routes, max_stream_s=longest_s, clock=clock).routes(),
+    ]
 
 
 def _route_config(

@@ -15,6 +15,7 @@ from starlette.types import Scope
 from parrot.errors import NotFoundError
 from parrot.server.openai.bodies import CompletionBody
 from parrot.server.openai.chat_bodies import ChatBody
+from parrot.server.openai.response_bodies import ResponseBody
 from parrot.server.parameters import caller_of
 from parrot.wire.answers import ErrorEnvelope
 from parrot.wire.functions import FunctionSpec
@@ -29,6 +30,7 @@ REQUEST_MODELS: tuple[type[BaseModel], ...] = (
     FunctionSpec,
     CompletionBody,
     ChatBody,
+    ResponseBody,
 )
 
 QUERY_FIELDS: dict[str, dict[str, object]] = {

@@ -27,7 +27,14 @@ from parrot.types.ids import CallId, IdSource, SessionId, TenantId, VariableId, 
 from parrot.types.objective import Objective
 from parrot.wire.answers import CallsAccepted
 from parrot.wire.errors import from_failure
-from parrot.wire.requests import CallSpec, OutputParameter, SubmitCalls, TokensParameter, ValueParameter
+from parrot.wire.requests import (
+    CallSpec,
+    MessageSpec,
+    OutputParameter,
+    SubmitCalls,
+    TokensParameter,
+    ValueParameter,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +84,32 @@ class RequestRun:
     def model(self) -> str:
         """The model that the calls run on."""
         return self._session.records[self._calls[0][0]].model
+
+    @property
+    def created_at(self) -> float:
+        """When the session was opened, in seconds of the wall clock."""
+        return self._session.created_at
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The session's."""
+        return self._session.metadata
+
+    @property
+    def messages(self) -> tuple[MessageSpec, ...]:
+        """The first call's, as they were submitted."""
+        return self._session.records[self._calls[0][0]].spec.messages or ()
+
+    @property
+    def begun(self) -> bool:
+        """Whether an engine works on the first call, or has."""
+        return self._session.records[self._calls[0][0]].placed_at is not None
+
+    def is_ended(self, index: int) -> bool:
+        """Whether an output is complete, or will never be."""
+        _, variable_id = self._calls[index]
+        variable = self._session.graph.variables[variable_id]
+        return variable.state != "pending" and variable_id not in self._session.uncommitted
 
     @property
     def num_outputs(self) -> int:
@@ -239,6 +272,22 @@ class Requests:
         for _, variable_id in run.calls:
             self._state(session, session.graph.variables[variable_id], objective)
         return run
+
+    def find(self, tenant: TenantId, sid: str) -> RequestRun:
+        """What `run_in` gave, of a session in which it was called once, after a restart too.
+
+        Raises:
+            NotFoundError, GoneError: there is no such session; or nothing was asked for in it.
+        """
+        session = self._keeper.find(tenant, sid)
+        calls = [
+            (call.call_id, output)
+            for call in session.graph.calls.values()
+            for output in call.outputs.values()
+        ]
+        if not calls:
+            raise NotFoundError("nothing was asked for in this session")
+        return RequestRun(self._runtime, session, calls)
 
     def _running(self, session: Session, accepted: CallsAccepted) -> RequestRun:
         calls = [

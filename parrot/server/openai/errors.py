@@ -44,15 +44,18 @@ def is_openai_path(path: str) -> bool:
 
 def error_body(error: ParrotError, request_id: str) -> dict[str, object]:
     """`{"error": {…}}`."""
+    return {"error": error_fields(error, request_id)}
+
+
+def error_fields(error: ParrotError, request_id: str) -> dict[str, object]:
+    """The inside of the envelope."""
     return {
-        "error": {
-            "message": _encodable(error.message),
-            "type": _type(error),
-            "param": field_of(error.param),
-            "code": _CODES.get(error.code, error.code),
-            "number": error.number,
-            "request_id": request_id,
-        }
+        "message": _encodable(error.message),
+        "type": _type(error),
+        "param": field_of(error.param),
+        "code": _CODES.get(error.code, error.code),
+        "number": error.number,
+        "request_id": request_id,
     }
 
 

@@ -201,6 +201,11 @@ def literal(text: str) -> str:
     return text.replace("{{", "{{{{")
 
 
+def unwritten(template: str) -> str:
+    """The text that `literal` was given."""
+    return template.replace("{{{{", "{{")
+
+
 def _template(prompt: str | Sequence[int]) -> str:
     if isinstance(prompt, str):
         return prompt

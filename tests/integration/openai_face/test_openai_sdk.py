@@ -159,3 +159,50 @@ async def test_a_stream_that_is_left_frees_its_request(client: Client, service: 
         while service.service.counters()["sessions_open"]:
             await asyncio.sleep(0.02)
     assert service.service.counters()["calls_running"] == 0
+
+
+async def test_tools_are_called(client: Client) -> None:
+    answer = await client.chat.completions.create(
+        model="scripted",
+        messages=[{"role": "user", "content": "Where?"}],
+        tools=[{"type": "function", "function": {"name": "find", "parameters": SCHEMA}}],
+        tool_choice="required",
+    )
+    (call,) = answer.choices[0].message.tool_calls
+    assert call.function.name == "find"
+    assert json.loads(call.function.arguments).keys() == {"city"}
+
+
+async def test_responses_follow_each_other(client: Client) -> None:
+    first = await client.responses.create(model="scripted", input="Hi #text")
+    assert first.output_text == "no JSON at all"
+    assert first.usage.input_tokens_details.cached_tokens <= first.usage.input_tokens
+    second = await client.responses.create(model="scripted", input="#json", previous_response_id=first.id)
+    assert json.loads(second.output_text)["n"] is None
+    assert (await client.responses.retrieve(first.id)).output_text == first.output_text
+    background = await client.responses.create(model="scripted", input="Hi #text", background=True)
+    async with asyncio.timeout(5):
+        while (found := await client.responses.retrieve(background.id)).status != "completed":
+            await asyncio.sleep(0.02)
+    assert found.output_text == "no JSON at all"
+    await client.responses.delete(background.id)
+
+
+async def test_a_response_is_streamed(client: Client) -> None:
+    async with client.responses.stream(model="scripted", input="Hi #text") as stream:
+        deltas = [event.delta async for event in stream if event.type == "response.output_text.delta"]
+        final = await stream.get_final_response()
+    assert "".join(deltas) == final.output_text == "no JSON at all"
+
+
+async def test_applications_are_built_with_an_extra_field(client: Client, service: Harness) -> None:
+    sid = await service.session()
+    parrot = {"session_id": sid, "outputs": ["code"], "wait": False}
+    await client.completions.create(
+        model="scripted", prompt="Write #text", max_tokens=50, extra_body={"parrot": parrot}
+    )
+    answer = await client.completions.create(
+        model="scripted", prompt="Say {{code}}", echo=True, extra_body={"parrot": {"session_id": sid}}
+    )
+    assert answer.choices[0].text
+    assert (await service.variable(sid, "code"))["value"] == "no JSON at all"
