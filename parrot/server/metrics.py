@@ -12,7 +12,7 @@ from parrot.wire.answers import EngineView
 
 BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
-SERVICE_GAUGES = frozenset({"sessions_open", "calls_running", "waiters", "prefixes_wanted"})
+SERVICE_GAUGES = frozenset({"sessions_open", "calls_running", "calls_waiting", "waiters", "prefixes_wanted"})
 """Which of the service's counts also go down."""
 
 ENGINE_GAUGES = {
