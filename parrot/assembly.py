@@ -1,7 +1,6 @@
 """Putting the parts together: settings to a service, for `parrot serve` and for one inside a program."""
 
 import asyncio
-import secrets
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -22,6 +21,7 @@ from parrot.engine.remote import Liveness
 from parrot.engine.scripted_config import ScriptedConfig
 from parrot.engine.torch.config import TorchConfig
 from parrot.errors import ConfigError
+from parrot.ports.chance import fresh_hex
 from parrot.ports.clock import SystemClock
 from parrot.ports.store import Store
 from parrot.server.app import ParrotApp, create_app
@@ -215,11 +215,6 @@ def random_model(*, preset: str = DEFAULT_PRESET, on_progress: OnProgress | None
             if not (directory / "config.json").is_file():
                 raise
     return directory
-
-
-def fresh_hex() -> str:
-    """32 hexadecimal digits that nobody can guess."""
-    return secrets.token_hex(16)
 
 
 def tell(text: str) -> None:

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import click
+import uvloop
 
 from parrot import __version__
 from parrot.assembly import build_service, find_model
@@ -68,7 +69,8 @@ def serve_until_stopped(
     _warn(loaded)
     if loaded.settings.store.path == default_store():
         default_store().parent.mkdir(parents=True, exist_ok=True)
-    asyncio.run(_serve(loaded.settings, stop_after_s=stop_after_s, as_json=as_json))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(loaded.settings, stop_after_s=stop_after_s, as_json=as_json))
 
 
 def _option_keys(options: Mapping[str, str | int | Path | None]) -> dict[str, object]:

@@ -141,6 +141,10 @@ class PrefixIndex:
         """The engines that hold a prefix, from the one that has held it longest on; a view."""
         return self._holders.get(key, _NOBODY).keys()
 
+    def holds(self, key: PrefixKey) -> bool:
+        """Whether any engine holds a prefix."""
+        return key in self._holders
+
     def first_holders(self, key: PrefixKey) -> Iterator[tuple[EngineId, ContextId]]:
         """On each engine the context that a fork of the prefix would take: the oldest that holds it."""
         for engine_id, contexts in self._holders.get(key, {}).items():

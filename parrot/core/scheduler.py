@@ -214,7 +214,7 @@ class Round:
 
     def held_keys(self, call: ReadyCall) -> tuple[PrefixKey, ...]:
         """The prefixes of a call that some engine holds, or will hold by this round."""
-        return tuple(key for key in call.keys if self.index.engines_with(key) or key in self._planned)
+        return tuple(key for key in call.keys if self.index.holds(key) or key in self._planned)
 
     def shared_tokens(self, call: ReadyCall) -> Shared:
         """For each engine how many tokens it holds, or by this round will hold, of a prefix of the call."""

@@ -1,7 +1,6 @@
 """The ASGI application around one service."""
 
 import asyncio
-import uuid
 from typing import Any
 
 from fastapi import FastAPI
@@ -12,6 +11,7 @@ from starlette.routing import Match
 
 from parrot.core.service import Service
 from parrot.errors import NotFoundError, ParrotError, RequestError
+from parrot.ports.chance import fresh_hex
 from parrot.ports.clock import Clock, SystemClock
 from parrot.server.auth import Authenticator, Caller
 from parrot.server.bodies import BodyLimits
@@ -50,16 +50,12 @@ class ParrotApp(FastAPI):
         return self.openapi_schema
 
 
-def _random_hex() -> str:
-    return uuid.uuid4().hex
-
-
 def create_app(
     service: Service,
     config: ServerConfig,
     *,
     clock: Clock | None = None,
-    fresh: IdSource = _random_hex,
+    fresh: IdSource = fresh_hex,
 ) -> ParrotApp:
     """The HTTP application for `service`, which is started and closed by the caller.
 
