@@ -5,8 +5,11 @@ from itertools import islice
 
 import pytest
 
+from parrot.core.admission import Admission, TenantTerms
 from parrot.core.estimates import Work
 from parrot.core.fairness import FairQueue, Rank, TokenCost, WaitingCall, jain_index
+from parrot.core.limits import Limits
+from parrot.ports.clock import SystemClock
 from parrot.types.ids import CallId, SessionId, TenantId
 
 ANNA, BERT, CARL = TenantId("anna"), TenantId("bert"), TenantId("carl")
@@ -237,6 +240,30 @@ def test_without_turns_a_tenants_calls_go_by_rank_whatever_their_sessions_were_s
     assert queue.admit_next(4) == ["long_1", "other", "long_2", "new"]
     queue.forget(ANNA, SessionId("anna_long"))
     assert queue.counter(ANNA) == 2010
+
+
+def test_tenants_are_served_by_the_weights_of_their_terms_however_many_calls_they_send() -> None:
+    admission = Admission(Limits(), SystemClock())
+    admission.update({ANNA: TenantTerms(weight=3.0)}, metered=True)
+    queue = FairQueue(weight_of=admission.weight_of)
+    for tenant_id, num_calls, tokens in ((ANNA, 300, 50), (BERT, 900, 10), (CARL, 100, 200)):
+        for number in range(num_calls):
+            queue.add(
+                WaitingCall(
+                    call_id=CallId(f"{tenant_id}_{number}"),
+                    tenant_id=tenant_id,
+                    session_id=SessionId(f"{tenant_id}_{number % 7}"),
+                    expected=Work(prompt_tokens=tokens),
+                )
+            )
+    served: Counter[str] = Counter()
+    while sum(served.values()) < 20_000:
+        call_id = next(queue.order())
+        queue.admit(call_id)
+        tenant = call_id.split("_")[0]
+        served[tenant] += {"anna": 50, "bert": 10, "carl": 200}[tenant]
+    shares = [served["anna"] / 3.0, served["bert"], served["carl"]]
+    assert jain_index(shares) > 0.999
 
 
 @pytest.mark.parametrize(
