@@ -34,10 +34,10 @@ def steps(results: Path, skipped: list[str]) -> list[list[str]]:
     plots = ["--plots" if find_spec("matplotlib") is not None else "--no-plots"]
     if plots == ["--no-plots"]:
         skipped.append("plots: matplotlib is not installed (extra `plots`)")
-    paper = ["sim", "paper", *out, *plots]
+    simulated = [["sim", "paper", *out, *plots], ["sim", "ablations", *out, *plots]]
     if find_spec("torch") is None:
         skipped.append("the engine, and applications on it: torch is not installed (extra `engine`)")
-        return [["bench", "control", *out], ["bench", "scale", *out], paper]
+        return [["bench", "control", *out], ["bench", "scale", *out], *simulated]
     import torch
 
     if not torch.cuda.is_available():
@@ -48,7 +48,7 @@ def steps(results: Path, skipped: list[str]) -> list[list[str]]:
         ["bench", "apps", *baselines, "--work", serving, "--rate", "1", "--rate", "3", "--runs", "1", *out],
         ["bench", "control", *out],
         ["bench", "scale", *out],
-        paper,
+        *simulated,
     ]
 
 

@@ -1,7 +1,6 @@
 """The calls that the control plane is given: small prompts, since no model reads them."""
 
 import json
-from collections.abc import Iterator
 
 SAMPLING = {"max_tokens": 4, "temperature": 0, "ignore_eos": True}
 
@@ -60,11 +59,3 @@ def map_reduce(prefix: str, num_maps: int) -> tuple[bytes, str]:
     maps = [independent(prefix, number) for number in range(num_maps)]
     outputs = [f"{prefix}_o{number}" for number in range(num_maps)]
     return body_of([*maps, joined(prefix, outputs, f"{prefix}_out")]), f"{prefix}_out"
-
-
-def names(prefix: str) -> Iterator[str]:
-    """Names that do not repeat."""
-    number = 0
-    while True:
-        yield f"{prefix}{number}"
-        number += 1

@@ -2,14 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Literal, get_args
 
 from parrot.bench.control.connection import Connection, connected
-from parrot.bench.control.graphs import body_of, independent, linked, map_reduce, names, waiting
+from parrot.bench.control.graphs import body_of, independent, linked, map_reduce, waiting
 from parrot.bench.control.report import Chain, Growth, LargeSession, Memory, Quantiles, Throughput
 from parrot.bench.process_load import ProcessLoad, process_load
 from parrot.bench.spread import spread
@@ -70,7 +70,7 @@ class ControlSuite:
         self._pid = pid
         self._plan = plan
         self._clock = clock
-        self._names = names("s")
+        self._numbers = count()
 
     async def warm_up(self) -> None:
         """A few submissions, not counted."""
@@ -91,7 +91,7 @@ class ControlSuite:
 
     async def chain(self) -> Chain:
         """One chain submitted whole, and one step by step."""
-        length, added = self._plan.chain_length, list[float]()
+        length = self._plan.chain_length
         async with self._session() as (connection, path):
             await connection.request("POST", f"{path}/calls", body_of(linked("c", length)))
             await self._value(connection, path, f"c_o{length - 1}")
@@ -100,11 +100,10 @@ class ControlSuite:
         added = [after - before for before, after in pairwise(done)]
         trips = []
         async with self._session() as (connection, path):
-            for one in linked("c", max(2, length // 5)):
+            for number, one in enumerate(linked("c", max(2, length // 5))):
                 began_s = self._clock.now_s()
                 await connection.request("POST", f"{path}/calls", body_of([one]))
-                name = str(one["name"]).replace("_", "_o")
-                await self._value(connection, path, name)
+                await self._value(connection, path, f"c_o{number}")
                 trips.append(self._clock.now_s() - began_s)
         return Chain(length=length, added_s=quantiles(added), round_trip_s=quantiles(trips))
 
@@ -265,7 +264,7 @@ class ControlSuite:
     async def _session(self) -> AsyncIterator[tuple[Connection, str]]:
         """A session of its own, on a connection of its own, deleted at the end."""
         async with connected(self._url) as connection:
-            answer = await connection.json("POST", "/v1/sessions", {"name": next(self._names)})
+            answer = await connection.json("POST", "/v1/sessions", {"name": f"s{next(self._numbers)}"})
             path = f"/v1/sessions/{answer['session_id']}"
             try:
                 yield connection, path
@@ -305,14 +304,10 @@ def quantiles(values: Sequence[float]) -> Quantiles:
     return Quantiles(p50=at(0.5), p90=at(0.9), p99=at(0.99), max=ordered[-1], num_samples=len(ordered))
 
 
-async def _together(work: Callable[[], Awaitable[None]], count: int) -> None:
+async def _together(work: Callable[[], Coroutine[None, None, None]], count: int) -> None:
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_run(work)) for _ in range(count)]
-    assert all(task.done() for task in tasks)
-
-
-async def _run(work: Callable[[], Awaitable[None]]) -> None:
-    await work()
+        for _ in range(count):
+            group.create_task(work())
 
 
 def _cpu(before: ProcessLoad | None, after: ProcessLoad | None, num_calls: int) -> float | None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from parrot.bench.report import prose
-from parrot.bench.report.files import Found, Results
+from parrot.bench.report.files import Found, Results, newest_sections
 from parrot.bench.report.markdown import code, number, section, spread_text, table
 from parrot.bench.report.targets import (
     ADDED_P50_S,
@@ -20,6 +20,9 @@ from parrot.bench.report.targets import (
 )
 
 Row = list[object]
+
+CONTROL_SECTIONS = ("batches", "single", "chain", "session", "growth", "memory")
+"""As `--only` names them."""
 
 
 def engine(results: Results) -> str:
@@ -78,8 +81,7 @@ def control(results: Results) -> str:
     """The service with an engine that costs nothing."""
     if not results.control:
         return ""
-    file = results.control[-1]
-    content = file.content
+    content, names = newest_sections(results.control, CONTROL_SECTIONS)
     rows: list[Row] = [
         [
             f"calls/s, {one['batch_calls']} in a submission, {one['num_connections']} clients",
@@ -99,7 +101,7 @@ def control(results: Results) -> str:
         for key in ("batches", "single")
         if (one := content[key]) is not None and one["service_cpu_s_per_call"] is not None
     ]
-    rows += [*_chain(content["chain"]), *_session(content["session"]), *_growth(content["growth"])]
+    rows += [*_chain(content["chain"]), *_session(content["session"]), *_growth(content["growth"] or ())]
     if content["memory"] is not None:
         memory = content["memory"]
         rows += [
@@ -113,11 +115,11 @@ def control(results: Results) -> str:
             ],
             ["memory when all is deleted, MiB", number(memory["after_delete_bytes"] / 2**20, 0), "–", ""],
         ]
-    command = code(content["command"])
+    command = code("parrot bench control")
     plot = "![Cost of a call by live calls](results/control-growth.svg)" if content["growth"] else ""
     return section(
         "Control plane",
-        prose.CONTROL.format(file=file.name),
+        prose.CONTROL.format(files=", ".join(map(code, names))),
         table(["what", "median (min–max)", "target", "", "measured by"], [[*row, command] for row in rows]),
         plot,
     )

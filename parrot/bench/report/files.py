@@ -71,6 +71,20 @@ _NAMES = {
 """Of files without a schema: how their names begin."""
 
 
+def newest_sections(files: Sequence[ResultFile], sections: Sequence[str]) -> tuple[Found, list[str]]:
+    """Of files that may each have some sections only: the newest of each, and the files that they are from.
+
+    A section is missing in a file when it is null or empty there.
+    """
+    found: dict[str, object] = dict.fromkeys(sections)
+    names: dict[str, str] = {}
+    for file in files:
+        for section in sections:
+            if file.content.get(section):
+                found[section], names[section] = file.content[section], file.name
+    return found, list(dict.fromkeys(names.values()))
+
+
 def read_results(directory: Path) -> Results:
     """The results in a directory.
 

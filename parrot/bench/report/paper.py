@@ -71,15 +71,16 @@ def ablations(results: Results) -> str:
     if not results.ablations:
         return ""
     content = results.ablations[-1].content
-    rows: Sequence[Found] = content.get("rows") or content.get("ablations") or ()
+    rows: Sequence[Found] = content["rows"]
     if not rows:
         return ""
-    keys = [key for key, value in rows[0].items() if isinstance(value, str | int | float) or value is None]
+    keys = list(rows[0])
     cells = [[number(row.get(key)) for key in keys] for row in rows]
     return section(
         "Ablations, simulated",
-        str(content.get("note", "Each ingredient switched off in turn.")),
-        table([key.replace("_", " ") for key in keys], cells),
+        f"{content['note']} Measured by `parrot sim ablations`.",
+        table(keys, cells),
+        "![What each ingredient brings](results/sim-ablations.svg)",
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from parrot.bench.report.apps import Comparison, comparisons
-from parrot.bench.report.files import Results
+from parrot.bench.report.files import Results, newest_sections
 from parrot.errors import ConfigError
 
 SUFFIXES = (".png", ".svg")
@@ -28,8 +28,9 @@ def draw(results: Results, directory: Path) -> list[Path]:
     closed = [one for one in comparisons(results) if one.work.get("rate") is None]
     if closed:
         files += _save(_completion_times(closed), directory, "apps")
-    if results.control and results.control[-1].content["growth"]:
-        files += _save(_growth(results.control[-1].content["growth"]), directory, "control-growth")
+    growth = newest_sections(results.control, ("growth",))[0]["growth"]
+    if growth:
+        files += _save(_growth(growth), directory, "control-growth")
     return files
 
 

@@ -40,7 +40,7 @@ same run."""
 
 CONTROL = """\
 The service runs in a process of its own, with a scripted engine that costs nothing, and is driven over
-HTTP by a client in another process; `{file}`."""
+HTTP by a client in another process; {files}."""
 
 SCALE = """\
 A map-reduce over a book of {maps} parts, {chats} chats at a time and {teams} coding teams at a time,
@@ -53,8 +53,8 @@ Lost calls: {lost}. KV blocks still held at the end: {blocks}. Memory after the 
 Measured by `{command}`."""
 
 RELIABILITY = """\
-Scenarios with real processes, broken on purpose; `{file}`, measured by `make reliability`, and told in full on the
-page *Reliability* of the documentation."""
+Scenarios with real processes, broken on purpose; `{file}`, measured by `make reliability`, and told in full
+on the page *Reliability* of the documentation."""
 
 PAPER = """\
 Times better than each figure's own base line, as the paper reports it and as the simulator has it with
