@@ -19,11 +19,11 @@ from parrot.server.openai.tools import (
     CalledFunction,
     FunctionChoice,
     FunctionName,
-    FunctionSpec,
     NamedTool,
     Schema,
     Tool,
     ToolCall,
+    ToolFunction,
 )
 from parrot.types.sampling import MAX_TOKENS_CAP
 from parrot.wire.requests import Number, Reference, Text, Wire
@@ -194,7 +194,7 @@ class ResponseBody(Wire):
             tools=tuple(
                 Tool(
                     type="function",
-                    function=FunctionSpec(
+                    function=ToolFunction(
                         name=tool.name, description=tool.description, parameters=tool.parameters
                     ),
                 )

@@ -27,7 +27,7 @@ Schema = dict[str, object]
 FunctionName = Annotated[Text, Field(pattern=FUNCTION_NAME)]
 
 
-class FunctionSpec(Wire):
+class ToolFunction(Wire):
     """A function that the model may call."""
 
     name: FunctionName
@@ -41,7 +41,7 @@ class Tool(Wire):
     """One entry of `tools`."""
 
     type: Literal["function"]
-    function: FunctionSpec
+    function: ToolFunction
 
 
 class FunctionChoice(Wire):
@@ -80,7 +80,7 @@ class ToolCall(Wire):
 class Toolbox:
     """The tools of one request, as far as its answer may use them."""
 
-    functions: tuple[FunctionSpec, ...]
+    functions: tuple[ToolFunction, ...]
     required: bool
     """The answer must be a call."""
     parallel: bool
@@ -89,7 +89,7 @@ class Toolbox:
     @classmethod
     def of(
         cls,
-        functions: Sequence[FunctionSpec],
+        functions: Sequence[ToolFunction],
         choice: str | None,
         named: str | None,
         *,
@@ -194,7 +194,7 @@ def written_result(name: str, text: str) -> str:
     return f"Result of {name}:\n{text}"
 
 
-def _arguments(function: FunctionSpec, prefix: str, definitions: Schema) -> object:
+def _arguments(function: ToolFunction, prefix: str, definitions: Schema) -> object:
     """A function's parameters, whose own definitions are moved beside those of the others."""
     schema = dict(function.parameters or {"type": "object", "properties": {}, "additionalProperties": False})
     for keyword in ("$defs", "definitions"):

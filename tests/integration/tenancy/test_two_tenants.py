@@ -79,7 +79,7 @@ async def things(http_service: Harness) -> AsyncIterator[Things]:
         variables=[each["outputs"]["out"]["variable_id"] for each in made],
         calls=[each["call_id"] for each in made],
         functions=["mine"],
-        responses=[response.json()["id"]] if response.is_success else [],
+        responses=[response.json()["id"]],
     )
 
 
@@ -108,7 +108,7 @@ def _kinds(path: str) -> dict[str, str]:
 def _fills(path: str, things: Things) -> Iterator[dict[str, str]]:
     """A's ids for a path's parameters: all A's, and A's session with names that are nobody's."""
     found = {parameter: things.ids(kind) for parameter, kind in _kinds(path).items()}
-    for number in range(max(map(len, found.values()))) if all(found.values()) else ():
+    for number in range(max(map(len, found.values()))):
         yield {parameter: ids[number % len(ids)] for parameter, ids in found.items()}
     yield {p: things.sid if k == "sessions" else UNKNOWN[k] for p, k in _kinds(path).items()}
 

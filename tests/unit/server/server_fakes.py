@@ -201,7 +201,7 @@ class FakeService:
         self._ask("cancel", tenant, sid, request)
         return CancelAnswer(cancelled=())
 
-    def graph(self, tenant: TenantId, sid: str) -> GraphView:
+    async def graph_by_steps(self, tenant: TenantId, sid: str) -> GraphView:
         self._ask("graph", tenant, sid)
         return GraphView(session_id=SID, calls=(), variables=(), edges=())
 
