@@ -222,13 +222,14 @@ async def engine_signals(directory: Path, number: signal.Signals, *, rounds: int
         nonlocal num_struck
         for _ in range(rounds):
             await asyncio.sleep(chance.uniform(0.3, 0.8))
+            before = await _num_restarts(client)
             victims = served.engine_pids()
             if victims:
                 _signal(chance.choice(victims), number)
                 num_struck += 1
             async with asyncio.timeout(30):
                 # A call that is there when two engines go down is given up, whoever struck them.
-                while await _unsettled(client, lives.history.session_id):  # noqa: ASYNC110 - another process
+                while await _unsettled(client, lives.history.session_id, before):  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
         served.process.kill()
 
@@ -338,8 +339,15 @@ async def _num_up(client: httpx2.AsyncClient) -> int:
     return sum(engine["state"] == "up" for engine in engines)
 
 
-async def _unsettled(client: httpx2.AsyncClient, session_id: str) -> bool:
-    return await _num_up(client) < 2 or await _has_suspects(client, session_id)
+async def _unsettled(client: httpx2.AsyncClient, session_id: str, restarts_before: int) -> bool:
+    """Whether a strike is not noticed yet, or something of it is still to be done."""
+    noticed = await _num_restarts(client) > restarts_before
+    return not noticed or await _num_up(client) < 2 or await _has_suspects(client, session_id)
+
+
+async def _num_restarts(client: httpx2.AsyncClient) -> int:
+    engines = (await client.get("/v1/engines")).json()["engines"]
+    return sum(engine["num_restarts"] for engine in engines)
 
 
 async def _has_suspects(client: httpx2.AsyncClient, session_id: str) -> bool:

@@ -93,10 +93,14 @@ class Served:
 
     def close(self) -> None:
         """End it if it lives, and let go of it."""
+        engines = self.engine_pids()
         if self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGCONT)
             self.process.kill()
+        for pid in engines:  # one that is stopped would not notice, and hold our pipe
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait(START_TIMEOUT_S)
         self._reader.join(START_TIMEOUT_S)
         for stream in (self.process.stdout, self.process.stderr):
