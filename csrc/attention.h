@@ -78,6 +78,17 @@ class PieceReader {
     PieceReader(const Run* runs, const T* keys, const T* values, int64_t dim)
         : runs_(runs), keys_(keys), values_(values), dim_(dim) {}
 
+    // How many tokens from `begin` on, at most `num_keys`, are best read together: what lies in one run from the
+    // beginning of the cache's tile on, or what is left of that tile. Copying tokens into tiles of their own
+    // would cost more than the products with them.
+    int extent(int64_t begin, int num_keys) {
+        seek(begin);
+        const int64_t offset = begin - before_, within = (runs_[run_].first + offset) % kTileSlots;
+        const int64_t in_run = runs_[run_].count - offset, in_tile = kTileSlots - within;
+        const int64_t most = within == 0 || in_run < in_tile ? in_run : in_tile;
+        return most < num_keys ? (int)most : num_keys;
+    }
+
     // The tokens [begin, begin + num_keys) of the piece; called with ascending `begin`, or from the start again.
     Tile<T> read(int64_t begin, int num_keys, T* spare_keys, T* spare_values) {
         seek(begin);
@@ -268,10 +279,11 @@ struct Attention {
     void attend(const Item& item, PieceReader<T>& piece, int64_t first, int rows) {
         // Readers come in descending order of what they see.
         const int64_t seen = reader_of(item, first).limit, end = seen < item.end ? seen : item.end;
-        for (int64_t begin = item.begin; begin < end; begin += kTileKeys) {
-            const int num_keys = end - begin < kTileKeys ? (int)(end - begin) : kTileKeys;
+        int num_keys = 0;
+        for (int64_t begin = item.begin; begin < end; begin += num_keys) {
+            num_keys = piece.extent(begin, end - begin < kTileKeys ? (int)(end - begin) : kTileKeys);
             const Tile<T> tile = piece.read(begin, num_keys, scratch.keys, scratch.values);
-            const int64_t next = begin + kTileKeys, left = end - next;
+            const int64_t next = begin + num_keys, left = end - next;
             const int num_next = left < 0 ? 0 : left < kTileKeys ? (int)left : kTileKeys;
             for (int block = 0; block < rows; block += kBlockRows) {
                 if (reader_of(item, first + block).limit <= begin) break;
