@@ -29,7 +29,6 @@ from parrot.server.streaming import EventStream
 from parrot.types.ids import TenantId
 from parrot.wire.requests import MAX_LABEL_CHARS
 
-
 SESSION_HEADER = "x-dynamo-session-id"
 """What NVIDIA Dynamo's clients send to say which of their sessions a request belongs to."""
 
