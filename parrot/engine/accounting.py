@@ -28,6 +28,10 @@ TokenArray: TypeAlias = "array[int]"
 """Token ids, four bytes each."""
 
 
+SPARE_ENTRIES = 64
+"""Outdated entries of the eviction order that are kept, beside as many as there are contexts."""
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class Context:
     """One node. Only `ContextTree` changes it."""
@@ -330,6 +334,18 @@ class ContextTree:
         if self._is_evictable(context):
             entry = (context.value, context.last_used, context.context_id, context)
             heapq.heappush(self._evictable, entry)
+            if len(self._evictable) > 2 * len(self._names) + SPARE_ENTRIES:
+                self._forget_outdated()
+
+    def _forget_outdated(self) -> None:
+        """Contexts that are gone stay in the heap until they come up, which those of high value never do."""
+        current = (
+            entry
+            for entry in self._evictable
+            if self._is_evictable(entry[3]) and (entry[3].value, entry[3].last_used) == entry[:2]
+        )
+        self._evictable = list({entry[2]: entry for entry in current}.values())
+        heapq.heapify(self._evictable)
 
     def _collect(self, context: Context) -> None:
         """Remove a node that nothing names and nothing stands on, and its ancestors that are so then."""

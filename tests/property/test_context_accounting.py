@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from parrot.engine.accounting import Context, ContextTree
+from parrot.engine.accounting import SPARE_ENTRIES, Context, ContextTree
 from parrot.types.ids import ContextId
 
 
@@ -182,3 +182,22 @@ class ContextAccounting(RuleBasedStateMachine):
 
 ContextAccounting.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
 TestContextAccounting = ContextAccounting.TestCase
+
+
+def test_the_order_of_eviction_stays_as_small_as_what_can_be_evicted() -> None:
+    tree = ContextTree(num_blocks=64, block_tokens=16)
+    kept = tree.create(ContextId(0), parent=None, start=0)
+    assert tree.append(kept, [1] * 16)
+    tree.release(kept, retain=True)
+    for number in range(1, 3000):
+        # Worth more than what is cached, and so never first in the order.
+        tree.set_value(kept.context_id, 10_000 + number)
+        node = tree.create(ContextId(number), parent=None, start=0)
+        assert tree.append(node, [2] * 16)
+        tree.release(node, retain=True)
+        tree.set_value(node.context_id, 20_000 + number)
+        tree.release(node, retain=False)
+    assert len(tree._evictable) <= 2 * 1 + SPARE_ENTRIES + 1
+    tree.evict(64)
+    assert tree.take_evicted() == (kept.context_id,)
+    assert tree.audit() == []
