@@ -1,5 +1,6 @@
 """From what was asked for to a report: servers are found or started, sides set up, and all of it ended."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -86,6 +87,8 @@ class AppsReport:
     servers: tuple[ServerReport, ...]
     runs: tuple[RunRecord, ...]
     works: tuple[WorkSummary, ...]
+    interrupted: bool
+    """It was stopped before its plan was through."""
     command: str
     """Measures the same again."""
 
@@ -107,13 +110,22 @@ async def run_apps(
     started_at, began_s = datetime.now(UTC).isoformat(timespec="seconds"), clock.now_s()
     load = getloadavg()[0]
     servers: list[ServerReport] = []
+    interrupted = False
     async with AsyncExitStack() as stack:
         contenders = [contender async for contender in _contenders(request, stack, servers, clock, tell)]
         suite = AppsSuite(contenders, request.plan, material, clock=clock)
         tell("warming up")
         await suite.warm_up()
-        async for record in suite.records_of(tell):
-            on_run(record)
+        try:
+            async for record in suite.records_of(tell):
+                on_run(record)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or not suite.records:
+                raise
+            task.uncancel()
+            interrupted = True
+            tell("interrupted; what was measured so far is kept")
     return AppsReport(
         schema=SCHEMA,
         started_at=started_at,
@@ -128,6 +140,7 @@ async def run_apps(
         servers=tuple(servers),
         runs=tuple(suite.records),
         works=tuple(suite.summaries()),
+        interrupted=interrupted,
         command=command_of(request),
     )
 
