@@ -5,6 +5,11 @@ from pathlib import Path
 from typing import Any
 
 TEMPLATE = Path(__file__).with_name("page.md")
+LABELS = {
+    "attempts_of_a_call_mean": "number of a call's last attempt, mean (each restart skips one)",
+    "attempts_of_a_call_max": "number of a call's last attempt, at most",
+}
+"""What figures are called whose name says too little."""
 
 
 def write_page(results: Mapping[str, Any]) -> str:
@@ -41,11 +46,15 @@ def _tables(results: Mapping[str, Any]) -> list[str]:
         ]
         lines += ["", "| what was measured | |", "|---|---|"]
         lines += [f"| {floor['what']} | {floor['count']:,} |" for floor in finding["floors"]]
-        lines += [f"| {name.replace('_', ' ')} | {value:,} |" for name, value in finding["figures"].items()]
+        lines += [f"| {_label(name)} | {value:,} |" for name, value in finding["figures"].items()]
         lines += [""]
         lines += [f"* {problem}" for problem in finding["problems"]]
         lines += [""] if finding["problems"] else []
     return lines
+
+
+def _label(name: str) -> str:
+    return LABELS.get(name, name.replace("_", " "))
 
 
 def _bound(zero: Mapping[str, Any]) -> str:
