@@ -59,6 +59,16 @@ class ServerProcess:
         """Whether the process is gone."""
         return self._process.returncode is not None
 
+    def hold(self) -> None:
+        """Stop it and its children where they are, so that others have the machine to themselves."""
+        if not self.has_ended():
+            os.killpg(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """End a hold; without one, nothing happens."""
+        if not self.has_ended():
+            os.killpg(self.pid, signal.SIGCONT)
+
 
 @asynccontextmanager
 async def parrot_service(settings: str) -> AsyncIterator[ServerProcess]:
@@ -178,6 +188,7 @@ async def _drain(process: asyncio.subprocess.Process) -> None:
 async def _end(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGCONT)  # it may be held
         try:
             async with asyncio.timeout(_END_TIMEOUT_S):
                 await process.wait()

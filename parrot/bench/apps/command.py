@@ -20,7 +20,7 @@ from parrot.bench.apps.serving import SERVING
 from parrot.bench.apps.suite import AppsPlan, AppsSuite, Contender
 from parrot.bench.apps.texts import read_material
 from parrot.bench.origin import Commit, Machine, commit, machine, versions
-from parrot.bench.processes import parrot_service, vllm_command, vllm_program, vllm_server
+from parrot.bench.processes import ServerProcess, parrot_service, vllm_command, vllm_program, vllm_server
 from parrot.errors import ConfigError, UnreachableError
 from parrot.ports.clock import Clock
 
@@ -227,6 +227,7 @@ async def _baseline(
 ) -> Contender:
     settings: dict[str, str] = {}
     url = where.rstrip("/")
+    server: ServerProcess | None = None
     if kind == "vllm":
         assert request.model is not None
         tell("starting vllm, which takes a minute or two")
@@ -252,7 +253,7 @@ async def _baseline(
     )
     wires = await stack.enter_async_context(network())
     side = OpenAISide(url, wires, model, clock=clock, name=name, stream=request.stream)
-    return Contender(side=side, gauges=gauges, server=url)
+    return Contender(side=side, gauges=gauges, server=url, process=server)
 
 
 async def _version(http: httpx2.AsyncClient) -> str | None:

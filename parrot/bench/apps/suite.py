@@ -1,6 +1,7 @@
 """Runs the applications on all sides in turn."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -11,6 +12,7 @@ from parrot.bench.apps.serving import SERVING, Load, ServingWork, goodput, serve
 from parrot.bench.apps.side import Side
 from parrot.bench.apps.summing import difference, record_of, stream_records, summarise
 from parrot.bench.apps.texts import Material
+from parrot.bench.processes import ServerProcess
 from parrot.bench.spread import spread
 from parrot.ports.clock import Clock
 
@@ -26,6 +28,9 @@ class Contender:
     gauges: Gauges
     server: str
     """Sides with the same one share its cache, and so never get the same texts."""
+    process: ServerProcess | None = None
+    """Held while it is another's turn: some servers' threads go on turning after their work. Parrot's is not:
+    its processes listen for each other's heartbeats, and take no time when idle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,9 +89,21 @@ class AppsSuite:
                 turn = number % len(self._contenders)
                 for contender in (*self._contenders[turn:], *self._contenders[:turn]):
                     tell(f"{case.work}, run {number + 1} of {self._plan.runs}: {contender.side.name}")
-                    record = await self._record(contender, case, number)
+                    with self._alone(contender):
+                        record = await self._record(contender, case, number)
                     self.records.append(record)
                     yield record
+
+    @contextmanager
+    def _alone(self, contender: Contender) -> Iterator[None]:
+        others = [one.process for one in self._contenders if one is not contender and one.process is not None]
+        for process in others:
+            process.hold()
+        try:
+            yield
+        finally:
+            for process in others:
+                process.go_on()
 
     def summaries(self) -> list[WorkSummary]:
         """All runs so far, summed up by workload, round trip and rate."""
