@@ -13,6 +13,11 @@ TICKER = "import time\nwhile True:\n    print('tick', flush=True)\n    time.slee
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
 
+async def _read_on(lines: asyncio.StreamReader) -> None:
+    while await lines.readline():
+        pass
+
+
 async def test_a_held_server_stands_still_and_goes_on(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", TICKER, stdout=asyncio.subprocess.PIPE, start_new_session=True
@@ -23,9 +28,7 @@ async def test_a_held_server_stands_still_and_goes_on(tmp_path: Path) -> None:
         assert await process.stdout.readline() == b"tick\n"
         server.hold()
         with pytest.raises(TimeoutError):  # what it said before is read, then nothing comes
-            async with asyncio.timeout(0.5):
-                while await process.stdout.readline():
-                    pass
+            await asyncio.wait_for(_read_on(process.stdout), 0.5)
         server.go_on()
         async with asyncio.timeout(10):
             assert await process.stdout.readline() == b"tick\n"
