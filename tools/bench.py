@@ -34,7 +34,7 @@ def steps(results: Path, skipped: list[str]) -> list[list[str]]:
     plots = ["--plots" if find_spec("matplotlib") is not None else "--no-plots"]
     if plots == ["--no-plots"]:
         skipped.append("plots: matplotlib is not installed (extra `plots`)")
-    simulated = [["sim", "paper", *out, *plots], ["sim", "ablations", *out, *plots]]
+    simulated = [["sim", "paper", *out, *plots], ["sim", "ablations", *out, *plots], ["sim", "speed", *out]]
     if find_spec("torch") is None:
         skipped.append("the engine, and applications on it: torch is not installed (extra `engine`)")
         return [["bench", "control", *out], ["bench", "scale", *out], *simulated]

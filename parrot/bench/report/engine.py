@@ -136,9 +136,9 @@ def scale(results: Results) -> str:
         chats=settings["num_chats"],
         teams=settings["num_teams"],
         engines=settings["num_engines"],
-        faster=number(settings["faster"]),
+        faster=f"{settings['faster']:g}",
         prefill=number(settings["prefill_tokens_per_s"]),
-        step=number(settings["decode_step_s"] * 1000),
+        step=f"{settings['decode_step_s'] * 1000:g}",
         file=file.name,
     )
     rows = [

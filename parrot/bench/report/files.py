@@ -61,12 +61,12 @@ _SCHEMAS = {
     "parrot.bench.control/1": "control",
     "parrot.bench.scale/1": "scale",
     "parrot.bench.soak/1": "soak",
+    "parrot.bench.sim-speed/1": "speed",
 }
 _NAMES = {
     "reliability": "reliability",
     "sim-paper": "paper",
     "sim-ablations": "ablations",
-    "sim-speed": "speed",
 }
 """Of files without a schema: how their names begin."""
 

@@ -5,7 +5,8 @@ from parrot.bench.report.apps import applications, baselines, serving
 from parrot.bench.report.engine import control, engine, reliability, scale, soak
 from parrot.bench.report.files import ResultFile, Results
 from parrot.bench.report.markdown import code, number, section, table
-from parrot.bench.report.paper import ablations, fair, paper, speed
+from parrot.bench.report.paper import ablations, fair, paper
+from parrot.bench.report.speed import speed
 
 EXPECTED = {
     "engine": "the engine by itself (`parrot bench engine`)",
@@ -15,8 +16,8 @@ EXPECTED = {
     "soak": "long random traffic on the engine (`parrot bench soak`)",
     "reliability": "promises under faults (`make reliability`)",
     "paper": "the paper's figures, simulated (`parrot sim paper`)",
-    "ablations": "ablations, simulated",
-    "speed": "the speed of scheduler and simulator",
+    "ablations": "ablations, simulated (`parrot sim ablations`)",
+    "speed": "the speed of scheduler and simulator (`parrot sim speed`)",
 }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from parrot.bench.report import prose
 from parrot.bench.report.apps import Comparison, comparisons
 from parrot.bench.report.files import Found, Results
-from parrot.bench.report.markdown import code, number, section, spread_text, table
+from parrot.bench.report.markdown import number, section, spread_text, table
 
 FIGURES_OF = {
     "chain": ("11a", "11b"),
@@ -84,17 +84,6 @@ def ablations(results: Results) -> str:
     )
 
 
-def speed(results: Results) -> str:
-    """The simulator's own speed and the scheduler's rounds."""
-    if not results.speed:
-        return ""
-    rows = [
-        [name.replace("_", " ").replace(".", ", "), number(value, 3)]
-        for name, value in _flat(results.speed[-1].content)
-    ]
-    return section("Scheduler and simulator", code(results.speed[-1].name), table(["what", "value"], rows))
-
-
 def _real(results: Results, figures: Sequence[Found]) -> str:
     """The paper's, the simulated and the measured ratios side by side."""
     measured = [one for one in comparisons(results) if one.work["work"] in FIGURES_OF]
@@ -141,15 +130,3 @@ def _figure(figure: Found) -> str:
     note = f"\n\n{figure['note']}." if figure.get("note") else ""
     grid = table([figure["varies"], "against", "paper", "ours", "agrees"], rows)
     return f"{title}\n\n{grid}{note}\n\n![Figure {figure['figure']}](results/sim-{figure['figure']}.svg)"
-
-
-def _flat(value: object, name: str = "") -> list[tuple[str, object]]:
-    if isinstance(value, dict):
-        pairs = [(f"{name}.{key}" if name else key, one) for key, one in value.items()]
-        return [found for key, one in pairs if key not in _NOT_SHOWN for found in _flat(one, key)]
-    if isinstance(value, list):
-        return [found for index, one in enumerate(value) for found in _flat(one, f"{name}.{index + 1}")]
-    return [(name, value)]
-
-
-_NOT_SHOWN = {"machine", "versions", "source", "schema", "started_at", "duration_s", "load_average"}

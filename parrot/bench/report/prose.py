@@ -56,6 +56,9 @@ RELIABILITY = """\
 Scenarios with real processes, broken on purpose; `{file}`, measured by `make reliability`, and told in full
 on the page *Reliability* of the documentation."""
 
+SPEED = """\
+In virtual time, on one processor; seconds are those of the processor. `{file}`"""
+
 PAPER = """\
 Times better than each figure's own base line, as the paper reports it and as the simulator has it with
 the scheduler of the service ([how](../docs/explanation/simulator.md)). The paper's base lines share no

@@ -59,4 +59,8 @@ SESSION_CALLS = Target(bound=10_000)
 GROWTH = Target(bound=1.2, is_least=False)
 """Cost of a call beside the most live calls over that beside the fewest."""
 
-PAPER_TOLERANCE = 0.2
+ROUND_OF_ONE_S = Target(bound=0.001, is_least=False)
+ROUND_OF_ALL_S = Target(bound=0.050, is_least=False)
+SIMULATED_CALLS_PER_S = Target(bound=5_000, goal=20_000)
+LIVE_GROWTH = Target(bound=1.2, is_least=False)
+"""Cost of a call beside the most live calls over that beside the fewest, without HTTP."""
