@@ -4,17 +4,21 @@ question, and a LangGraph team.
 Each is an ordinary chain. `lazy(chain)` gives the same texts; the table says what it saved. A service has to
 run, and LangChain to be installed (`pip install "parrot-llm[langchain]" langgraph`).
 
-    python examples/langchain/patterns.py [URL] [MODEL]
+    python examples/langchain/patterns.py [URL] [MODEL] [ROUND_TRIP_S]
+
+ROUND_TRIP_S puts the service so far away; without it, it is as near as it is.
 """
 
 import operator
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict
 
 import httpx2
+from delay import far_away
 from langchain_core.documents import Document
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
@@ -166,17 +170,23 @@ def prefilled_tokens(url: str) -> int:
     return sum(engine["num_prefilled_tokens"] for engine in engines)
 
 
-def main(url: str = URL, name: str = "scripted") -> dict[str, tuple[Cost, Cost]]:
+def main(url: str = URL, name: str = "scripted", round_trip_s: str = "0") -> dict[str, tuple[Cost, Cost]]:
     """Run each pattern both ways, and print what it took."""
+    with far_away(url, float(round_trip_s) / 2) if float(round_trip_s) else nullcontext(url) as address:
+        return compare(address, url, name)
+
+
+def compare(address: str, url: str, name: str) -> dict[str, tuple[Cost, Cost]]:
+    """The same, through `address`, which leads to the service at `url`."""
     found: dict[str, tuple[Cost, Cost]] = {}
     print(f"{'pattern':<12}{'eager s':>9}{'lazy s':>9}{'gain':>7}{'eager prefill':>15}{'lazy prefill':>14}")
-    model = ChatParrot(model=name, base_url=f"{url}/v1", max_tokens=MAX_TOKENS)
+    model = ChatParrot(model=name, base_url=f"{address}/v1", max_tokens=MAX_TOKENS)
     model.invoke("Hello")
     for label, pattern in PATTERNS.items():
         costs = []
         for way in ("eager", "lazy"):
             # A first message of its own, so that no run finds another's prompts in the cache.
-            chain, given = pattern(model, f"Run {label} {way}. {EDITOR}")
+            chain, given = pattern(model, f"Run {time.time_ns()} {label} {way}. {EDITOR}")
             runnable = lazy(chain) if way == "lazy" else chain
             costs.append(measured(lambda run=runnable, value=given: run.invoke(value), url)[1])
         eager, quick = costs

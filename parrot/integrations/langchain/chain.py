@@ -1,7 +1,7 @@
 """`lazy`: a chain whose calls become one application graph."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -52,7 +52,9 @@ class LazyChain(Runnable[Inputs, Result]):
             inner: Result = self.rewritten.invoke(input, config, **kwargs)
             return inner
         with self._run(config) as run:
-            result: Result = run.resolve(self.rewritten.invoke(input, config, **kwargs), barrier=False)
+            with _submitting_to(run):
+                value = self.rewritten.invoke(input, config, **kwargs)
+            result: Result = run.resolve(value, barrier=False)
             self._keep(run)
         return result
 
@@ -66,8 +68,9 @@ class LazyChain(Runnable[Inputs, Result]):
         if ACTIVE.get() is not None:
             inner: Result = await self.rewritten.ainvoke(input, config, **kwargs)
             return inner
-        async with self._arun(config) as run:
-            value = await self.rewritten.ainvoke(input, config, **kwargs)
+        with self._run(config) as run:
+            with _submitting_to(run):
+                value = await self.rewritten.ainvoke(input, config, **kwargs)
             result: Result = await run.aresolve(value, barrier=False)
             self._keep(run)
         return result
@@ -83,7 +86,8 @@ class LazyChain(Runnable[Inputs, Result]):
         """Run the chain on each input, all in one session."""
         first = config[0] if isinstance(config, list) and config else config
         with self._run(None if isinstance(first, list) else first) as run:
-            values = self.rewritten.batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
+            with _submitting_to(run):
+                values = self.rewritten.batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
             if not return_exceptions:
                 results: list[Result] = run.resolve(values, barrier=False)
                 return results
@@ -99,10 +103,11 @@ class LazyChain(Runnable[Inputs, Result]):
     ) -> list[Result]:
         """As `batch`."""
         first = config[0] if isinstance(config, list) and config else config
-        async with self._arun(None if isinstance(first, list) else first) as run:
-            values = await self.rewritten.abatch(
-                inputs, config, return_exceptions=return_exceptions, **kwargs
-            )
+        with self._run(None if isinstance(first, list) else first) as run:
+            with _submitting_to(run):
+                values = await self.rewritten.abatch(
+                    inputs, config, return_exceptions=return_exceptions, **kwargs
+                )
             if not return_exceptions:
                 results: list[Result] = await run.aresolve(values, barrier=False)
                 return results
@@ -116,7 +121,8 @@ class LazyChain(Runnable[Inputs, Result]):
     ) -> Iterator[Result]:
         """Run the chain; a text or message comes in pieces as it is generated, a dict key by key."""
         with self._run(config) as run:
-            value = self.rewritten.invoke(input, config, **kwargs)
+            with _submitting_to(run):
+                value = self.rewritten.invoke(input, config, **kwargs)
             yield from _pieces(run, value)
 
     async def astream(
@@ -126,8 +132,9 @@ class LazyChain(Runnable[Inputs, Result]):
         **kwargs: Any,
     ) -> AsyncIterator[Result]:
         """As `stream`."""
-        async with self._arun(config) as run:
-            value = await self.rewritten.ainvoke(input, config, **kwargs)
+        with self._run(config) as run:
+            with _submitting_to(run):
+                value = await self.rewritten.ainvoke(input, config, **kwargs)
             async for piece in _apieces(run, value):
                 yield piece
 
@@ -141,26 +148,24 @@ class LazyChain(Runnable[Inputs, Result]):
     @contextmanager
     def _run(self, config: RunnableConfig | None) -> Iterator[LazyRun]:
         run = self._make_run(config)
-        token = ACTIVE.set(run)
         try:
             yield run
         finally:
-            ACTIVE.reset(token)
             run.close()
-
-    @asynccontextmanager
-    async def _arun(self, config: RunnableConfig | None) -> AsyncIterator[LazyRun]:
-        run = self._make_run(config)
-        token = ACTIVE.set(run)
-        try:
-            yield run
-        finally:
-            ACTIVE.reset(token)
-            await run.aclose()
 
     def _keep(self, run: LazyRun) -> None:
         if self._keep_graph:
             self.last_graphs = run.graphs()
+
+
+@contextmanager
+def _submitting_to(run: LazyRun) -> Iterator[None]:
+    """Inside, calls of the model go to the run. Never yield to a caller inside: it would be in it too."""
+    token = ACTIVE.set(run)
+    try:
+        yield
+    finally:
+        ACTIVE.reset(token)
 
 
 def lazy(

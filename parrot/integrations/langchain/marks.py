@@ -10,8 +10,9 @@ what it consists of:
 import re
 import secrets
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
@@ -29,7 +30,10 @@ class Given:
     text: str
 
 
-StandsFor = Given | SemanticVariable[Any]
+Answer: TypeAlias = Future[SemanticVariable[Any]]
+"""The variable of a call that is on its way to the service."""
+
+StandsFor: TypeAlias = Given | Answer
 
 
 class Marks:
@@ -58,12 +62,12 @@ class Marks:
                 pieces.append(piece)
         return pieces
 
-    def variables(self, value: object) -> list[SemanticVariable[Any]]:
-        """The variables that marks anywhere in `value` stand for, each once."""
-        found: dict[SemanticVariable[Any], None] = {}
+    def answers(self, value: object) -> list[Answer]:
+        """The answers that marks anywhere in `value` stand for, each once."""
+        found: dict[Answer, None] = {}
         for text in texts_in(value):
             for piece in self.split(text):
-                if isinstance(piece, SemanticVariable):
+                if isinstance(piece, Future):
                     found[piece] = None
         return list(found)
 
@@ -71,7 +75,7 @@ class Marks:
         """Whether there is a mark anywhere in `value`."""
         return any(OPEN in text and self._pattern.search(text) for text in texts_in(value))
 
-    def fill(self, value: Any, text_of: Callable[[SemanticVariable[Any]], str]) -> Any:
+    def fill(self, value: Any, text_of: Callable[[Answer], str]) -> Any:
         """`value` with every mark replaced by the text that it stands for."""
 
         def filled(text: str) -> str:

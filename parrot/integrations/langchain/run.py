@@ -1,17 +1,20 @@
 """One lazy run: a session of the service, and the calls that are submitted to it without waiting."""
 
 import asyncio
+import atexit
 import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
 from inspect import Parameter, Signature
 from typing import Any, TypeVar
 
-from parrot.integrations.langchain.marks import Given, Marks
+import httpx2
+
+from parrot.integrations.langchain.marks import Answer, Given, Marks
 from parrot.integrations.langchain.pending import pending
 from parrot.sdk.connect import connect
 from parrot.sdk.function import SemanticFunction
@@ -27,6 +30,8 @@ T = TypeVar("T")
 
 MAX_PLACEHOLDERS = 120
 """The service takes 128 in one call, the output counted."""
+LEAVE_TIMEOUT_S = 5.0
+"""A program that ends waits so long for its last sessions to be deleted."""
 
 ACTIVE: "ContextVar[LazyRun | None]" = ContextVar("parrot_lazy_run", default=None)
 """The run that calls of the model are submitted to; None: they are made at once."""
@@ -40,16 +45,43 @@ class Service:
     api_key: str | None
 
 
+class _Connections(httpx2.AsyncBaseTransport):
+    """Connections that outlive the runs that use them: to open one is a round trip, too."""
+
+    def __init__(self) -> None:
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=32)
+        self._transport = httpx2.AsyncHTTPTransport(limits=limits)
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        return await self._transport.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        """A run has ended; others go on."""
+
+
 class _Loop:
     """An event loop in a thread of its own, for the sessions of this process."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.loop = asyncio.new_event_loop()
+        self.connections = _Connections()
+        self._leaving: set[Future[None]] = set()
         threading.Thread(target=self.loop.run_forever, name="parrot-langchain", daemon=True).start()
+        atexit.register(self._wait)
 
     def start(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
         return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def leave(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it without anybody waiting, but before the program ends."""
+        future = self.start(work)
+        self._leaving.add(future)
+        future.add_done_callback(self._leaving.discard)
+
+    def _wait(self) -> None:
+        if self.pid == os.getpid():
+            wait(list(self._leaving), timeout=LEAVE_TIMEOUT_S)
 
 
 _loops: list[_Loop] = []
@@ -106,20 +138,19 @@ class LazyRun:
             result=None,
         )
         function: SemanticFunction[SemanticVariable[Any]] = SemanticFunction(_declared, plan)
-        variable = self._loop.start(self._call(service, function, arguments)).result()
         self.num_submitted += 1
-        return self.marks.add(variable)
+        return self.marks.add(self._loop.start(self._call(service, function, arguments)))
 
     def _prompt(
         self, messages: Sequence[tuple[str, str]]
-    ) -> tuple[list[dict[str, str]], dict[str, str | SemanticVariable[Any]]] | None:
+    ) -> tuple[list[dict[str, str]], dict[str, str | Answer]] | None:
         """The messages as templates, and what their placeholders stand for."""
         contents = [self.marks.split(content) for _, content in messages]
         pieces = [piece for content in contents for piece in content if not isinstance(piece, str)]
         # With too many pieces, texts that the program gave are written into the template.
         inline = len(set(map(id, pieces))) > MAX_PLACEHOLDERS
         names: dict[int, str] = {}
-        arguments: dict[str, str | SemanticVariable[Any]] = {}
+        arguments: dict[str, str | Answer] = {}
         roles: list[dict[str, str]] = []
         for (role, _), content in zip(messages, contents, strict=True):
             written: list[TextPiece | PlaceholderPiece] = []
@@ -138,14 +169,22 @@ class LazyRun:
         self, service: Service, function: SemanticFunction[Any], arguments: Mapping[str, Any]
     ) -> SemanticVariable[Any]:
         session = await self._session(service)
-        variable: SemanticVariable[Any] = session.call(function, **arguments)
+        given = {
+            name: await asyncio.wrap_future(value) if isinstance(value, Future) else value
+            for name, value in arguments.items()
+        }
+        variable: SemanticVariable[Any] = session.call(function, **given)
         return variable
 
     async def _session(self, service: Service) -> Session:
         async with self._opening:
             if service not in self._sessions:
                 opened = connect(
-                    service.url, api_key=service.api_key, name=self._name, metadata=self._metadata or None
+                    service.url,
+                    api_key=service.api_key,
+                    name=self._name,
+                    metadata=self._metadata or None,
+                    transport=self._loop.connections,
                 )
                 self._sessions[service] = await self._stack.enter_async_context(opened)
             return self._sessions[service]
@@ -158,30 +197,30 @@ class LazyRun:
         Raises:
             ParrotError: why one of them never comes.
         """
-        variables = self.marks.variables(value)
-        if not variables:
+        answers = self.marks.answers(value)
+        if not answers:
             return self.marks.fill(value, str)
         self.num_barriers += barrier
-        texts = self._loop.start(self._texts(variables)).result()
+        texts = self._loop.start(self._texts(answers)).result()
         return self.marks.fill(value, texts.__getitem__)
 
     async def aresolve(self, value: Any, *, barrier: bool = True) -> Any:
         """As `resolve`, without blocking the event loop."""
-        variables = self.marks.variables(value)
-        if not variables:
+        answers = self.marks.answers(value)
+        if not answers:
             return self.marks.fill(value, str)
         self.num_barriers += barrier
-        texts = await asyncio.wrap_future(self._loop.start(self._texts(variables)))
+        texts = await asyncio.wrap_future(self._loop.start(self._texts(answers)))
         return self.marks.fill(value, texts.__getitem__)
 
-    async def _texts(self, variables: Sequence[SemanticVariable[Any]]) -> dict[SemanticVariable[Any], str]:
+    async def _texts(self, answers: Sequence[Answer]) -> dict[Answer, str]:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_text(variable, self._objective)) for variable in variables]
+            tasks = [group.create_task(_text(answer, self._objective)) for answer in answers]
         results = [task.result() for task in tasks]
         for result in results:
             if isinstance(result, Exception):
                 raise result
-        return dict(zip(variables, map(str, results), strict=True))
+        return dict(zip(answers, map(str, results), strict=True))
 
     def pending(self, value: Any) -> Any:
         """`value` for a function that passes texts on: its marks may be carried, and reading one waits."""
@@ -200,8 +239,8 @@ class LazyRun:
     def stream(self, text: str) -> Iterator[str]:
         """A text piece by piece, as its parts are generated."""
         for piece in self.marks.split(text):
-            if isinstance(piece, SemanticVariable):
-                pieces = piece.stream(self._objective)
+            if isinstance(piece, Future):
+                pieces = _stream(piece, self._objective)
                 while (more := self._loop.start(_next(pieces)).result()) is not None:
                     yield more
             else:
@@ -210,8 +249,8 @@ class LazyRun:
     async def astream(self, text: str) -> AsyncIterator[str]:
         """As `stream`."""
         for piece in self.marks.split(text):
-            if isinstance(piece, SemanticVariable):
-                pieces = piece.stream(self._objective)
+            if isinstance(piece, Future):
+                pieces = _stream(piece, self._objective)
                 while (more := await asyncio.wrap_future(self._loop.start(_next(pieces)))) is not None:
                     yield more
             else:
@@ -224,22 +263,22 @@ class LazyRun:
         return [self._loop.start(session.graph()).result() for session in self._sessions.values()]
 
     def close(self) -> None:
-        """End the sessions."""
+        """End the sessions, without waiting for it."""
         if self._sessions:
-            self._loop.start(self._stack.aclose()).result()
-
-    async def aclose(self) -> None:
-        """As `close`."""
-        if self._sessions:
-            await asyncio.wrap_future(self._loop.start(self._stack.aclose()))
+            self._loop.leave(self._stack.aclose())
 
 
-async def _text(variable: SemanticVariable[Any], objective: Objective) -> str | Exception:
+async def _text(answer: Answer, objective: Objective) -> str | Exception:
     """Its text, or why there is none: an exception would cancel the wait for the others."""
     try:
-        return await variable.text(objective)
+        return await (await asyncio.wrap_future(answer)).text(objective)
     except Exception as error:  # noqa: BLE001 - it is raised again by who waits for all
         return error
+
+
+async def _stream(answer: Answer, objective: Objective) -> AsyncGenerator[str, None]:
+    async for piece in (await asyncio.wrap_future(answer)).stream(objective):
+        yield piece
 
 
 async def _next(pieces: AsyncGenerator[str, None]) -> str | None:

@@ -1,6 +1,7 @@
 """The patterns of the example: the same values both ways, and the graphs that their data flow has."""
 
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ SHAPES = {"stuff": (1, 0), "map-reduce": (9, 8), "refine": (8, 7), "retrieval": 
 
 @pytest.fixture(scope="module")
 def example() -> dict[str, Any]:
+    sys.path.insert(0, str(EXAMPLE.parent))
     return runpy.run_path(str(EXAMPLE))
 
 
@@ -32,6 +34,6 @@ def test_a_pattern_gives_the_same_lazily_as_one_graph(example: dict[str, Any], u
 
 
 def test_the_example_prints_what_each_way_took(example: dict[str, Any], url: str, capsys: Any) -> None:
-    found = example["main"](url)
+    found = example["main"](url, "scripted", "0.01")
     assert list(found) == list(SHAPES)
     assert "map-reduce" in capsys.readouterr().out

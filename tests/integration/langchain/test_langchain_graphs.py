@@ -82,6 +82,7 @@ def test_calls_are_called_after_the_node_and_the_step(model: ChatParrot) -> None
     assert names == ["again_3", "first_1", "second_1", "verdict_2"]
 
 
+@pytest.mark.asyncio(loop_scope="session")  # LangChain keeps connections, which belong to a loop
 async def test_asynchronous_nodes_are_the_same(model: ChatParrot) -> None:
     graph = build(model, asynchronous=True)
     made = lazy(graph, keep_graph=True)

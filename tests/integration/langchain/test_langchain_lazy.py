@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import httpx2
 import pytest
 
 pytest.importorskip("langchain_openai", reason="needs the extra langchain: nox -s langchain")
@@ -144,6 +147,7 @@ def test_messages_and_documents_come_back_with_texts(model: ChatParrot) -> None:
     assert lazy(put).invoke("tea")[0].page_content == answer.content
 
 
+@pytest.mark.asyncio(loop_scope="session")  # LangChain keeps connections, which belong to a loop
 async def test_asynchronous_chains_are_the_same(model: ChatParrot, step: Chain) -> None:
     chain = map_reduce(model, lambda texts: {"all": "\n".join(texts)})
     made = lazy(chain, keep_graph=True)
@@ -221,3 +225,25 @@ def test_threads_have_runs_of_their_own(step: Chain) -> None:
         return await asyncio.gather(*(asyncio.to_thread(chain.invoke, str(number)) for number in range(8)))
 
     assert asyncio.run(many()) == [(step | step).invoke(str(number)) for number in range(8)]
+
+
+def test_who_reads_a_stream_is_not_in_its_run(step: Chain, model: ChatParrot) -> None:
+    pieces = lazy(step).stream("tea")
+    next(pieces)
+    assert model.invoke("Hello").content.isprintable()
+    pieces.close()
+
+
+def test_a_program_may_end_right_after_its_run(url: str) -> None:
+    program = f"""
+from langchain_core.output_parsers import StrOutputParser
+from parrot.integrations.langchain import ChatParrot, lazy
+model = ChatParrot(model="scripted", base_url="{url}/v1", max_tokens=5)
+print(lazy(model | StrOutputParser()).invoke("tea"))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    assert httpx2.get(f"{url}/v1/sessions").json()["sessions"] == []

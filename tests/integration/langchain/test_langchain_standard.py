@@ -48,7 +48,7 @@ _addresses: list[str] = []
 for _test in vars(ChatModelIntegrationTests).values():
     if inspect.iscoroutinefunction(_test):
         # The OpenAI client keeps connections, which belong to one event loop, from test to test.
-        pytest.mark.asyncio(loop_scope="module")(_test)
+        pytest.mark.asyncio(loop_scope="session")(_test)
 
 
 @pytest.fixture(scope="module", autouse=True)
