@@ -281,7 +281,7 @@ async def bad_call(directory: Path, kind: str) -> Finding:
         finding,
         zeros=(
             *finding.zeros,
-            Zero(what="such calls not quarantined", count=told["code"] != "quarantined", of=1),
+            Zero(what="such calls not quarantined", count=int(told["code"] != "quarantined"), of=1),
         ),
         figures={
             **finding.figures,

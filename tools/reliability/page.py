@@ -41,7 +41,7 @@ def _tables(results: Mapping[str, Any]) -> list[str]:
         lines += [f"{kept} Done to it: {faults}. {finding['seconds']:.0f} s.", ""]
         lines += ["| what must not happen | found | bound |", "|---|---|---|"]
         lines += [
-            f"| {zero['what']} | {zero['count']} of {zero['of']:,} | {_bound(zero)} |"
+            f"| {zero['what']} | {int(zero['count'])} of {zero['of']:,} | {_bound(zero)} |"
             for zero in finding["zeros"]
         ]
         lines += ["", "| what was measured | |", "|---|---|"]

@@ -198,7 +198,7 @@ def reliability(results: Results) -> str:
             else "**no**",
             ", ".join(f"{number(count)} × {what}" for what, count in finding["faults"].items()),
             "; ".join(
-                f"{zero['what']}: {zero['count']} of {number(zero['of'])}" for zero in finding["zeros"]
+                f"{zero['what']}: {int(zero['count'])} of {number(zero['of'])}" for zero in finding["zeros"]
             ),
         ]
         for finding in results.reliability[-1].content["findings"]
