@@ -59,7 +59,8 @@ async def test_registered_calls_are_nodes_of_the_graph_like_others() -> None:
 async def test_several_outputs_come_as_a_named_tuple() -> None:
     async with embedded_session() as session:
         registered = await session.register(split)
-        first, second = registered(text="a b"), split(text="a b")
+        first: Any = registered(text="a b")
+        second: Any = split(text="a b")
         assert await session.gather(*first) == await session.gather(*second)
         assert first._fields == ("first", "second")
 
