@@ -144,7 +144,9 @@ def functions_push(
     if missing or not found:
         raise click.UsageError(f"{module} has no semantic function {', '.join(missing)}".rstrip())
     specs = {
-        name: function_spec(function, warm=warm) for name, function in found.items() if name in (only or found)
+        name: function_spec(function, warm=warm)
+        for name, function in found.items()
+        if name in (only or found)
     }
     pushed: list[FunctionView] = []
     for name, spec in specs.items():

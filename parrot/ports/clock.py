@@ -24,8 +24,8 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clock. The only place where the core's time comes from the operating system.
 
-    The wall clock is read once, and goes on from there with the monotonic one: somebody who sets the machine's
-    clock while the service runs neither ends every call and session at once, nor keeps any for ever.
+    The wall clock is read once, and goes on from there with the monotonic one: somebody who sets the clock
+    while the service runs neither ends every call and session at once, nor keeps any for ever.
     """
 
     def __init__(self) -> None:

@@ -127,9 +127,7 @@ class WaitingRoom:
         self._leave_group(ready.seen)
         return ready
 
-    def finish(
-        self, call_id: CallId, tenant_id: TenantId, *, prompt_tokens: int, output_tokens: int
-    ) -> None:
+    def finish(self, call_id: CallId, tenant_id: TenantId, *, prompt_tokens: int, output_tokens: int) -> None:
         """An attempt at a placed call has ended, and was served so much; the next may have been placed."""
         self._occupancy.end(tenant_id)
         if self._fair is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def test_only_rows_that_ask_are_told_and_logits_stay_as_they_are() -> None:
 async def test_likelihoods_equal_those_of_transformers(
     model_dirs: Callable[[Variant], Path],
     start: StartDriver,
-    sampling: dict[str, float],
+    sampling: dict[str, Any],
     grammar: Grammar | None,
 ) -> None:
     directory = model_dirs(FLOAT32)
