@@ -41,7 +41,7 @@ class UnsteadyStore(MemoryStore):
 
     async def held(self) -> None:
         """Return when an append waits at the gate."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not self.num_held:
                 await asyncio.sleep(0)
 

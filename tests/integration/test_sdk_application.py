@@ -188,7 +188,7 @@ async def test_leaving_a_session_stops_its_work() -> None:
         began = time.perf_counter()
         while (load := app.service.engines().engines[0]).num_owned_blocks:
             await asyncio.sleep(0.02)
-            assert time.perf_counter() - began < 5
+            assert time.perf_counter() - began < 30
         assert load.num_running == 0
 
 

@@ -8,9 +8,9 @@ import parrot
 
 _PROGRAM = """
 import json, sys, time
-began = time.perf_counter()
+began = time.process_time()
 import parrot
-lazy_s = time.perf_counter() - began
+lazy_s = time.process_time() - began
 if len(sys.argv) > 1:
     for name in parrot.__all__:
         getattr(parrot, name)

@@ -9,7 +9,7 @@ from http_harness import Harness, error_code
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-MAX_ANSWER_S = 2.0
+MAX_ANSWER_S = 10.0
 """Generous: the machine that runs the tests may be busy."""
 
 

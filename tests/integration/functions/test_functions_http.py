@@ -224,7 +224,7 @@ async def test_a_function_that_says_warm_is_filled_by_itself() -> None:
     async with running_service(ScriptedConfig(), ScriptedConfig()) as service:
         spec = FunctionSpec.model_validate({**SPEC, "warm": True})
         view = (await service.functions.register(TENANT, "warm", spec)).view
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while service.counters()["ahead_tokens"] < 2 * (view.prefix_tokens or 0):
                 await asyncio.sleep(0.01)
         answer = await service.functions.warm(TENANT, "warm")

@@ -33,7 +33,7 @@ async def slow_service() -> AsyncIterator[Harness]:
 
 async def until_idle(service: Harness) -> None:
     """Return when nothing runs and no context is in use; in vain after two seconds."""
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         while True:
             (engine,) = service.service.engines().engines
             counters = service.service.counters()
@@ -58,7 +58,7 @@ async def test_a_client_that_leaves_takes_its_request_along(
     )
     if streams:
         await reader.readuntil(b'"text"')
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while slow_service.service.counters()["calls_running"] < num_choices:
             await asyncio.sleep(0.01)
     sessions = (await slow_service.client.get("/v1/sessions")).json()["sessions"]
@@ -73,7 +73,7 @@ async def test_deleting_its_session_ends_a_request(slow_service: Harness) -> Non
     body = {"messages": user("A long one"), "max_tokens": 2000, "ignore_eos": True}
     asking = asyncio.ensure_future(slow_service.client.post(CHAT, json=body))
     sessions: list[dict[str, str]] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not sessions:
             await asyncio.sleep(0.01)
             sessions = (await slow_service.client.get("/v1/sessions")).json()["sessions"]

@@ -139,7 +139,7 @@ def test_ordinary_large_bodies_are_decoded_quickly() -> None:
     value = decode(body)
     elapsed_s = time.process_time() - started
     assert value == {"calls": calls}
-    assert elapsed_s < 0.2
+    assert elapsed_s < 1.0
 
 
 def test_separators_within_strings_are_not_counted() -> None:
