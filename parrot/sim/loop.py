@@ -9,9 +9,11 @@ instant runs in an order that follows from what was asked before. So a run depen
 """
 
 import asyncio
-import selectors
+from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
+from contextvars import Context, copy_context
+from heapq import heapify, heappop, heappush
 from typing import Any, TypeVar
 
 EPOCH_S = 1_700_000_000.0
@@ -20,38 +22,116 @@ EPOCH_S = 1_700_000_000.0
 T = TypeVar("T")
 
 _RESOLUTION_S = 1e-9
+_MANY_CANCELLED = 50
+"""So many cancelled timers may stay in the heap, and in a larger heap up to half of all."""
 
 
 class StalledError(RuntimeError):
     """Nothing is ready and no timer is set, so nothing can ever happen again."""
 
 
-class _Jump(selectors.SelectSelector):
-    """A selector that finds nothing and lets the virtual clock run instead of waiting."""
+class _Handle(asyncio.Handle):
+    """A callback that is asked for; what other loops keep for debugging is left out."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None
+    ) -> None:
+        self._callback = callback
+        self._args = args
+        self._context = copy_context() if context is None else context
+        self._cancelled = False
+
+    def __repr__(self) -> str:
+        return f"<callback {self._callback!r}>"
+
+    def cancel(self) -> None:
+        """Do not call it."""
+        self._cancelled = True
+        self._callback = None
+        self._args = ()
+
+
+class _Timer(asyncio.TimerHandle):
+    """A callback that is due at a certain time. Of two that are due at one time none comes before the other,
+    for the heap to keep them as it finds them.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: "VirtualLoop",
+        context: Context | None,
+    ) -> None:
+        self._when = when
+        self._callback = callback
+        self._args = args
+        self._loop = loop
+        self._context = copy_context() if context is None else context
+        self._cancelled = False
+        self._scheduled = True
+
+    def __repr__(self) -> str:
+        return f"<callback {self._callback!r} at {self._when} s>"
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+    def __lt__(self, other: object) -> bool:
+        return False
+
+    def cancel(self) -> None:
+        """Do not call it."""
+        if not self._cancelled:
+            if self._scheduled:
+                self._loop.num_cancelled += 1
+            self._cancelled = True
+            self._callback = None
+            self._args = ()
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """An asyncio event loop in virtual time, which begins at 0 seconds."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Let `timeout` seconds pass at once."""
-        if timeout is None:
-            raise StalledError("nothing is ready, no timer is set: the simulation waits for itself")
-        self.now_s += timeout
-        return []
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An asyncio event loop in virtual time, which begins at 0 seconds."""
-
-    def __init__(self) -> None:
-        self._jump = _Jump()
-        super().__init__(self._jump)
-        self._clock_resolution = _RESOLUTION_S
+        """Virtual seconds since the loop was made."""
+        self.num_cancelled = 0
+        """Timers that were cancelled and are still in the heap."""
+        self._soon: deque[asyncio.Handle] = deque()
+        self._timers: list[tuple[float, _Timer]] = []
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
-        return self._jump.now_s
+        return self.now_s
+
+    def call_soon(
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Call it after all that is ready now."""
+        handle = _Handle(callback, args, context)
+        self._soon.append(handle)
+        return handle
+
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Call it after `delay` virtual seconds."""
+        return self.call_at(self.now_s + delay, callback, *args, context=context)
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Call it at a virtual time."""
+        timer = _Timer(when, callback, args, self, context)
+        heappush(self._timers, (when, timer))
+        return timer
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Executor | None, func: Callable[..., T], *args: Any
@@ -66,20 +146,69 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             future.set_exception(error)
         return future
 
+    def close(self) -> None:
+        """Forget what is still asked for."""
+        super().close()
+        self._soon.clear()
+        self._timers.clear()
+
+    def _run_once(self) -> None:
+        """Run until the loop is to stop: callbacks that are ready, then timers that are due, and so on."""
+        soon, popleft = self._soon, self._soon.popleft
+        while True:
+            self._take_due()
+            # What these ask for comes after the timers that are due by then.
+            for _ in range(len(soon)):
+                handle = popleft()
+                if handle._cancelled:
+                    continue
+                try:
+                    handle._context.run(handle._callback, *handle._args)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:  # noqa: BLE001 - as every loop does
+                    self.call_exception_handler(
+                        {"message": f"exception in {handle!r}", "exception": error, "handle": handle}
+                    )
+            if self._stopping:
+                return
+
+    def _take_due(self) -> None:
+        """Let time pass when nothing is ready; then timers that are due are."""
+        if self.num_cancelled > _MANY_CANCELLED and self.num_cancelled * 2 > len(self._timers):
+            self._timers = [each for each in self._timers if not each[1]._cancelled]
+            heapify(self._timers)
+            self.num_cancelled = 0
+        timers = self._timers
+        while timers and timers[0][1]._cancelled:
+            heappop(timers)
+            self.num_cancelled -= 1
+        if not self._soon and not self._stopping:
+            if not timers:
+                raise StalledError("nothing is ready, no timer is set: the simulation waits for itself")
+            self.now_s += max(0.0, timers[0][0] - self.now_s)
+        until = self.now_s + _RESOLUTION_S
+        while timers and timers[0][0] < until:
+            timer = heappop(timers)[1]
+            timer._scheduled = False
+            if timer._cancelled:
+                self.num_cancelled -= 1
+            self._soon.append(timer)
+
 
 class VirtualClock:
     """`ports.Clock` on a virtual loop."""
 
     def __init__(self, loop: VirtualLoop) -> None:
-        self._time = loop.time
+        self._loop = loop
 
     def now_s(self) -> float:
         """Virtual seconds."""
-        return self._time()
+        return self._loop.now_s
 
     def wall_s(self) -> float:
         """Virtual seconds on a wall clock that showed `EPOCH_S` at the beginning."""
-        return EPOCH_S + self._time()
+        return EPOCH_S + self._loop.now_s
 
     async def sleep(self, duration_s: float) -> None:
         """Sleep in virtual time."""
