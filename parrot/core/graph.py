@@ -30,10 +30,17 @@ from parrot.types.program import Program
 
 CallState = Literal["waiting", "ready", "running", "done", "failed", "cancelled"]
 
+Stages = Mapping[CallId, int]
+"""The stage of each call that is new, or that new calls move."""
+
 CALL_STATES: tuple[CallState, ...] = ("waiting", "ready", "running", "done", "failed", "cancelled")
 RETRY_AFTER_S = 1.0
 """When a client that has too many unfinished calls is told to try again."""
 _MAX_CYCLE_NAMES = 6
+_ENDED = frozenset({"done", "failed", "cancelled"})
+_READY: frozenset[CallState] = frozenset({"ready"})
+_RUNNING: frozenset[CallState] = frozenset({"running"})
+_UNDER_WAY = _READY | _RUNNING
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,10 +63,10 @@ class Call:
     @property
     def ended(self) -> bool:
         """Whether nothing can happen to it any more."""
-        return self.state in {"done", "failed", "cancelled"}
+        return self.state in _ENDED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class NewCall:
     """A call to be added."""
 
@@ -78,6 +85,9 @@ class Spread:
     """Variables that failed, each with its own failure."""
     calls: tuple[CallId, ...] = ()
     """Calls that ended, in topological order."""
+
+
+_NOTHING = Spread()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,25 +109,16 @@ class ApplicationGraph:
         self._variable_names: dict[str, VariableId] = {}
         self._call_names: dict[str, CallId] = {}
         self._counts: dict[CallState, int] = dict.fromkeys(CALL_STATES, 0)
+        self.calls: Mapping[CallId, Call] = MappingProxyType(self._calls)
+        """All calls in the order in which they were added; a view."""
+        self.variables: Mapping[VariableId, Variable] = MappingProxyType(self._variables)
+        """All variables in the order in which they came to be; a view."""
+        self.counts: Mapping[CallState, int] = MappingProxyType(self._counts)
+        """How many calls are in each state; a view."""
 
     def set_limits(self, limits: Limits) -> None:
         """Check additions against other limits from now on."""
         self._limits = limits
-
-    @property
-    def calls(self) -> Mapping[CallId, Call]:
-        """All calls in the order in which they were added; a view."""
-        return MappingProxyType(self._calls)
-
-    @property
-    def variables(self) -> Mapping[VariableId, Variable]:
-        """All variables in the order in which they came to be; a view."""
-        return MappingProxyType(self._variables)
-
-    @property
-    def counts(self) -> Mapping[CallState, int]:
-        """How many calls are in each state; a view."""
-        return MappingProxyType(self._counts)
 
     def variable(self, reference: str) -> Variable:
         """The variable with this id or name; raises `NotFoundError`."""
@@ -149,12 +150,13 @@ class ApplicationGraph:
 
     def producer(self, variable_id: VariableId) -> Call | None:
         """The call that has the variable as an output; None when a client sets it."""
-        producer = self.variable(variable_id).producer
-        return None if producer is None else self._calls[producer]
+        variable = self._variables.get(variable_id) or self.variable(variable_id)
+        return None if variable.producer is None else self._calls[variable.producer]
 
     def consumers(self, variable_id: VariableId) -> tuple[Call, ...]:
         """The calls that have the variable as an input."""
-        return tuple(self._calls[call_id] for call_id in self.variable(variable_id).consumers)
+        variable = self._variables.get(variable_id) or self.variable(variable_id)
+        return tuple([self._calls[call_id] for call_id in variable.consumers])
 
     def edges(self) -> Iterator[tuple[CallId, CallId, VariableId]]:
         """Every flow of a variable from the call that produces it to one that consumes it."""
@@ -163,14 +165,17 @@ class ApplicationGraph:
                 for consumer in variable.consumers:
                     yield variable.producer, consumer, variable.variable_id
 
-    def check(self, calls: Sequence[NewCall], variables: Sequence[NewVariable]) -> None:
-        """Raise what `add` would raise."""
-        self._plan(calls, variables)
+    def check(self, calls: Sequence[NewCall], variables: Sequence[NewVariable]) -> Stages:
+        """Raise what `add` would raise; what it gives is good for `add` while no call comes in between."""
+        return self._plan(calls, variables)
 
-    def add(self, calls: Sequence[NewCall], variables: Sequence[NewVariable]) -> Added:
+    def add(
+        self, calls: Sequence[NewCall], variables: Sequence[NewVariable], *, checked: Stages | None = None
+    ) -> Added:
         """Add calls together with the variables that come with them: all or, when it raises, nothing.
 
-        A call may consume what another of the batch, or a later one, produces.
+        A call may consume what another of the batch, or a later one, produces. `checked` is what `check` gave
+        of the same; it is not checked again.
 
         Raises:
             GraphError: `cycle`, `fan_in`, `too_deep_graph`.
@@ -178,7 +183,7 @@ class ApplicationGraph:
             OverLimitError: `over_limit`: too many calls of the session have not ended.
             InvalidError: `too_many` calls or variables.
         """
-        stages = self._plan(calls, variables)
+        stages = self._plan(calls, variables) if checked is None else checked
         for variable in variables:
             self._create(variable.variable_id, variable.name, variable.value)
         added = [self._link(call) for call in calls]
@@ -236,7 +241,8 @@ class ApplicationGraph:
         if not variable.set_ready(value, token_ids=token_ids, model_hash=model_hash):
             return None
         ready: list[CallId] = []
-        for call in self.consumers(variable_id):
+        for call_id in variable.consumers:
+            call = self._calls[call_id]
             if call.state == "waiting":
                 call.num_missing -= 1
                 if call.num_missing == 0:
@@ -272,19 +278,18 @@ class ApplicationGraph:
 
     def start(self, call_id: CallId) -> None:
         """A ready call begins to run."""
-        self._step(call_id, {"ready"}, "running")
+        self._step(call_id, _READY, "running")
 
     def requeue(self, call_id: CallId) -> None:
         """A running call is to run again."""
-        self._step(call_id, {"running"}, "ready")
+        self._step(call_id, _RUNNING, "ready")
 
     def finish(self, call_id: CallId) -> None:
         """A call has produced all its outputs; they have ended."""
-        outputs = self._calls[call_id].outputs.values()
-        assert all(self._variables[v].state != "pending" for v in outputs), (
-            f"{call_id} leaves outputs pending"
-        )
-        self._step(call_id, {"ready", "running"}, "done")
+        call = self._calls[call_id]
+        for variable_id in call.outputs.values():
+            assert self._variables[variable_id].state != "pending", f"{call_id} leaves outputs pending"
+        self._step(call_id, _UNDER_WAY, "done")
 
     def branch(self, calls: Iterable[CallId], variables: Iterable[VariableId]) -> tuple[CallId, ...]:
         """What a cancel of these calls and variables ends, in topological order: the calls, the variables'
@@ -301,21 +306,62 @@ class ApplicationGraph:
         )
         return self._in_order(self._calls[call_id] for call_id in reached if not self._calls[call_id].ended)
 
-    def _plan(self, calls: Sequence[NewCall], variables: Sequence[NewVariable]) -> Mapping[CallId, int]:
+    def _plan(self, calls: Sequence[NewCall], variables: Sequence[NewVariable]) -> Stages:
         """Check an addition without changing anything; gives the stages it brings."""
         self._check_limits(calls, variables)
         self._check_producers(calls)
         names = [variable.name for variable in variables if variable.name is not None]
         assert len(set(names)) == len(names), "one name stands for one variable"
         assert self._variable_names.keys().isdisjoint(names), "a name is bound to the variable that has it"
+        stages = self._stages_in_order(calls)
+        if stages is None:
+            stages = self._stages(calls)
+        depth = max(stages.values(), default=0) + 1
+        if depth > self._limits.max_graph_depth:
+            raise GraphError(
+                f"a chain may have {self._limits.max_graph_depth:,} calls, this one would have {depth:,}",
+                code="too_deep_graph",
+                param="calls",
+            )
+        return stages
+
+    def _stages_in_order(self, calls: Sequence[NewCall]) -> Stages | None:
+        """The stages of calls each of which consumes what calls before it produce, and nobody waits for them
+        yet, as it mostly is; None when it is otherwise.
+        """
+        stages: dict[CallId, int] = {}
+        produced: dict[VariableId, int] = {}
+        not_yet: set[VariableId] = set()
+        for call in calls:
+            stage = 0
+            for variable_id in call.inputs.values():
+                before = produced.get(variable_id)
+                if before is None:
+                    known = self._variables.get(variable_id)
+                    if known is None or known.producer is None:
+                        not_yet.add(variable_id)
+                        continue
+                    before = self._calls[known.producer].stage
+                if before >= stage:
+                    stage = before + 1
+            for variable_id in call.outputs.values():
+                known = self._variables.get(variable_id)
+                if variable_id in not_yet or (known is not None and known.consumers):
+                    return None
+                produced[variable_id] = stage
+            stages[call.call_id] = stage
+        return stages
+
+    def _stages(self, calls: Sequence[NewCall]) -> Stages:
+        """The stages of calls in any order, and of those that have waited for them; raises for cycles."""
         grown = _Overlay(self._calls, self._variables, calls)
         affected = downstream((call.call_id for call in calls), grown.successors)
         stages = restage(
             affected, grown.successors, grown.predecessors, lambda call_id: self._calls[call_id].stage
         )
-        positions = {call.call_id: index for index, call in enumerate(calls)}
         unstaged = [call_id for call_id in affected if call_id not in stages]
         if unstaged:
+            positions = {call.call_id: index for index, call in enumerate(calls)}
             cycle = find_cycle(unstaged, grown.predecessors)
             index = min(positions[call_id] for call_id in cycle if call_id in positions)
             names = [grown.node(call_id).name for call_id in cycle]
@@ -324,13 +370,6 @@ class ApplicationGraph:
                 f"calls would wait for each other: {' → '.join([*shown, names[0]])}",
                 code="cycle",
                 param=f"calls[{index}]",
-            )
-        depth = max(stages.values(), default=0) + 1
-        if depth > self._limits.max_graph_depth:
-            raise GraphError(
-                f"a chain may have {self._limits.max_graph_depth:,} calls, this one would have {depth:,}",
-                code="too_deep_graph",
-                param="calls",
             )
         return stages
 
@@ -350,8 +389,8 @@ class ApplicationGraph:
                 data={"retry_after_s": RETRY_AFTER_S},
             )
         for index, call in enumerate(calls):
-            fan_in = len(set(call.inputs.values()))
-            if fan_in > limits.max_fan_in:
+            fan_in = len(call.inputs)
+            if fan_in > limits.max_fan_in and (fan_in := len(set(call.inputs.values()))) > limits.max_fan_in:
                 raise GraphError(
                     f"a call may consume {limits.max_fan_in:,} variables, this one consumes {fan_in:,}",
                     code="fan_in",
@@ -391,15 +430,15 @@ class ApplicationGraph:
             call_id=new.call_id,
             name=new.name,
             program=new.program,
-            inputs=MappingProxyType(dict(new.inputs)),
-            outputs=MappingProxyType(dict(new.outputs)),
+            inputs=new.inputs,
+            outputs=new.outputs,
         )
         self._calls[call.call_id] = call
         self._call_names[call.name] = call.call_id
         self._counts[call.state] += 1
         for variable_id in call.outputs.values():
             self._variables[variable_id].producer = call.call_id
-        for variable_id in dict.fromkeys(call.inputs.values()):
+        for variable_id in _distinct(call.inputs):
             self._variables[variable_id].consumers.append(call.call_id)
         return call
 
@@ -409,17 +448,20 @@ class ApplicationGraph:
         failed: list[tuple[Variable, Failure]] = []
         ended: list[Call] = []
         for call in calls:
-            inputs = [self._variables[variable_id] for variable_id in dict.fromkeys(call.inputs.values())]
-            broken = next(((v, v.failure) for v in inputs if v.failure is not None), None)
-            if broken is not None:
-                failed.extend(self._end_waiting(call, _passed_on(*broken)))
-                ended.append(call)
-                continue
-            call.num_missing = sum(variable.state == "pending" for variable in inputs)
-            if call.num_missing == 0:
-                self._move(call, "ready")
-                ready.append(call.call_id)
-        return Added(ready=tuple(ready), failed=self._spread(failed, ended))
+            num_missing = 0
+            for variable_id in _distinct(call.inputs):
+                variable = self._variables[variable_id]
+                if variable.failure is not None:
+                    failed.extend(self._end_waiting(call, _passed_on(variable, variable.failure)))
+                    ended.append(call)
+                    break
+                num_missing += variable.state == "pending"
+            else:
+                call.num_missing = num_missing
+                if num_missing == 0:
+                    self._move(call, "ready")
+                    ready.append(call.call_id)
+        return Added(ready=tuple(ready), failed=self._spread(failed, ended) if ended else _NOTHING)
 
     def _spread(self, failed: Iterable[tuple[Variable, Failure]], ended: list[Call]) -> Spread:
         """Fail what waits for variables that have just failed."""
@@ -443,7 +485,7 @@ class ApplicationGraph:
         """Topological order: every edge leads to a higher stage."""
         return tuple(call.call_id for call in sorted(calls, key=lambda call: call.stage))
 
-    def _step(self, call_id: CallId, before: set[CallState], after: CallState) -> None:
+    def _step(self, call_id: CallId, before: frozenset[CallState], after: CallState) -> None:
         call = self._calls[call_id]
         assert call.state in before, f"{call_id} is {call.state}, it cannot become {after}"
         self._move(call, after)
@@ -490,6 +532,12 @@ class _Overlay:
                 producer = self._variables[variable_id].producer
             if producer is not None:
                 yield producer
+
+
+def _distinct(inputs: Mapping[str, VariableId]) -> Iterable[VariableId]:
+    """A call's inputs, each once, in order."""
+    values = inputs.values()
+    return values if len(inputs) < 2 else dict.fromkeys(values)
 
 
 def _passed_on(variable: Variable, failure: Failure) -> Failure:
