@@ -1,66 +1,25 @@
-r"""Texts that stand for texts: what a lazy run puts in place of answers that are not there yet.
+"""Marks in the values that chains hand on: texts, messages, prompts, documents, and containers of them."""
 
-A mark is a short text between two private-use characters, with a tag that is the run's own. Prompt templates,
-`str.join`, f-strings and messages carry it along like any other text, so whatever consumes a text can be told
-what it consists of:
-
-    "Combine: " + ⟨a7:0⟩ + "\n" + ⟨a7:1⟩      →      ["Combine: ", variable 0, "\n", variable 1]
-"""
-
-import re
-import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 from langchain_core.prompt_values import ChatPromptValue, StringPromptValue
 
-from parrot.sdk.variable import SemanticVariable
-
-OPEN, CLOSE = "\ue0f0", "\ue0f1"
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """A text that came from the program into a prompt template: its own segment of the prompt."""
-
-    text: str
-
-
-Answer: TypeAlias = Future[SemanticVariable[Any]]
-"""The variable of a call that is on its way to the service."""
+from parrot.integrations.marks import Marks
+from parrot.integrations.run import Answer, Given
 
 StandsFor: TypeAlias = Given | Answer
 
 
-class Marks:
-    """The marks of one run."""
-
-    def __init__(self) -> None:
-        self._tag = secrets.token_hex(6)
-        self._pattern = re.compile(f"{OPEN}{self._tag}:([0-9]+){CLOSE}")
-        self._meanings: list[StandsFor] = []
-
-    def add(self, meaning: StandsFor) -> str:
-        """A new mark."""
-        self._meanings.append(meaning)
-        return f"{OPEN}{self._tag}:{len(self._meanings) - 1}{CLOSE}"
+class TextMarks(Marks[StandsFor]):
+    """The marks of one lazy run."""
 
     def split(self, text: str) -> list[str | StandsFor]:
-        """A text's pieces in order: plain text, and what marks stand for."""
-        text = plain(text)
-        if OPEN not in text:
-            return [text] if text else []
-        pieces: list[str | StandsFor] = []
-        for number, piece in enumerate(self._pattern.split(text)):
-            if number % 2:
-                pieces.append(self._meanings[int(piece)])
-            elif piece:
-                pieces.append(piece)
-        return pieces
+        """A text's pieces in order, also of a text whose methods do something else."""
+        return super().split(plain(text))
 
     def answers(self, value: object) -> list[Answer]:
         """The answers that marks anywhere in `value` stand for, each once."""
@@ -73,7 +32,7 @@ class Marks:
 
     def is_in(self, value: object) -> bool:
         """Whether there is a mark anywhere in `value`."""
-        return any(OPEN in text and self._pattern.search(text) for text in texts_in(value))
+        return any(map(self.is_marked, texts_in(value)))
 
     def fill(self, value: Any, text_of: Callable[[Answer], str]) -> Any:
         """`value` with every mark replaced by the text that it stands for."""

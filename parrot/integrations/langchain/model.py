@@ -13,28 +13,13 @@ from langchain_core.utils import secret_from_env
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from parrot.integrations.langchain.run import ACTIVE, LazyRun, Service
+from parrot.integrations.langchain.run import ACTIVE, LazyRun
+from parrot.integrations.run import Service
+from parrot.integrations.sampling import sampling_of
 
 DEFAULT_URL = "http://127.0.0.1:8321/v1"
 NO_KEY = "none"
 """Sent when no key is configured: the OpenAI client wants one."""
-
-_SAMPLING = {
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "seed": "seed",
-    "max_tokens": "max_tokens",
-    "max_completion_tokens": "max_tokens",
-    "stop": "stop",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "min_tokens": "min_tokens",
-    "ignore_eos": "ignore_eos",
-}
-"""Parameters of a chat completion that a call has too, and what they are called there."""
-
-_WITHOUT_MEANING: Mapping[str, object] = {"stream": False, "n": 1}
-"""Parameters that change nothing when they have these values."""
 
 _NAME = re.compile(r"[^A-Za-z0-9_]+")
 
@@ -162,7 +147,7 @@ class ChatParrot(BaseChatOpenAI):
     ) -> str | None:
         """Submit the call; None when it asks for more than a call of a graph can give."""
         roles = _roles(messages)
-        sampling = _sampling(self._get_request_payload(list(messages), stop=stop, **kwargs))
+        sampling = sampling_of(self._get_request_payload(list(messages), stop=stop, **kwargs))
         if roles is None or sampling is None:
             return None
         name = _call_name(run_manager.metadata if run_manager is not None else {})
@@ -184,25 +169,6 @@ def _roles(messages: Sequence[BaseMessage]) -> list[tuple[str, str]] | None:
             return None
         found.append((role, message.content))
     return found
-
-
-def _sampling(payload: Mapping[str, Any]) -> dict[str, object] | None:
-    """A call's sampling; None when a parameter has no place there."""
-    fields = {
-        name: value for name, value in payload.items() if name not in ("messages", "model", "extra_body")
-    }
-    fields |= payload.get("extra_body") or {}
-    sampling: dict[str, object] = {"temperature": 1.0}
-    for name, value in fields.items():
-        if value is None or (name in _WITHOUT_MEANING and value == _WITHOUT_MEANING[name]):
-            continue
-        if name == "stop":
-            sampling["stop"] = (value,) if isinstance(value, str) else tuple(value)
-        elif name in _SAMPLING:
-            sampling[_SAMPLING[name]] = value
-        elif name not in ("stream", "stream_options"):
-            return None
-    return sampling if "max_tokens" in sampling else None
 
 
 def _call_name(metadata: Mapping[str, Any]) -> str:
