@@ -25,7 +25,7 @@ from parrot.wire.answers import (
     VariableView,
 )
 from parrot.wire.errors import from_body
-from parrot.wire.functions import FunctionSpec, FunctionView, WarmAnswer
+from parrot.wire.functions import FunctionList, FunctionSpec, FunctionView, WarmAnswer
 from parrot.wire.requests import CancelRequest, SessionCreate, SetVariable
 
 A = TypeVar("A", bound=Answer)
@@ -37,6 +37,7 @@ _SILENCE_S = 60.0
 _POLL_MARGIN_S = 15.0
 _DELETE_TIMEOUT_S = 5.0
 _MAX_EVENT_BYTES = 16 << 20
+_PAGE = 100
 
 _heard: set[str] = set()
 """Addresses at which something has answered this process."""
@@ -117,6 +118,18 @@ class Client:
     async def function(self, reference: str) -> FunctionView:
         """A registered function, by name or name and version."""
         return self._read(FunctionView, await self._request("GET", _function(reference)))
+
+    async def functions(self) -> tuple[FunctionView, ...]:
+        """The latest version of every registered function, by name."""
+        found: list[FunctionView] = []
+        after: str | None = None
+        while True:
+            params = {"limit": str(_PAGE)} | ({"after": after} if after else {})
+            page = self._read(FunctionList, await self._request("GET", "/v1/functions", params=params))
+            found += page.functions
+            after = page.next
+            if after is None:
+                return tuple(found)
 
     async def warm_function(self, reference: str) -> WarmAnswer:
         """Have a registered function's constant beginning filled."""

@@ -72,16 +72,10 @@ async def connect(
             transport = await _embedded(stack, model, engine)
         elif engine is not None:
             raise UsageError("engine= is for an embedded service; the one at an address has its own")
-        base_url = _checked_url(address or _EMBEDDED_URL, api_key, insecure=insecure)
-        http = httpx2.AsyncClient(
-            base_url=base_url,
-            headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
-            transport=transport,
-            timeout=_TIMEOUT,
-            limits=_LIMITS,
-            trust_env=not _is_loopback(base_url.host),
+        client = client_at(
+            address or _EMBEDDED_URL, api_key=api_key, insecure=insecure, transport=transport, retry=retry
         )
-        client = Client(await stack.enter_async_context(http), retry)
+        stack.push_async_callback(client.aclose)
         opened = await client.open_session(request)
         session = Session(client, opened, model=None if embedded else model)
         previous = CURRENT.get()
@@ -92,6 +86,31 @@ async def connect(
             if CURRENT.get() is session:
                 CURRENT.set(previous)
             await session.close(keep=keep)
+
+
+def client_at(
+    url: str,
+    *,
+    api_key: str | None = None,
+    insecure: bool = False,
+    transport: httpx2.AsyncBaseTransport | None = None,
+    retry: RetryPolicy | None = None,
+) -> Client:
+    """A client of the service at `url`, to be closed by whoever asked for it; nothing is sent yet.
+
+    Raises:
+        UsageError: as `connect`.
+    """
+    base_url = _checked_url(url, api_key, insecure=insecure)
+    http = httpx2.AsyncClient(
+        base_url=base_url,
+        headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
+        transport=transport,
+        timeout=_TIMEOUT,
+        limits=_LIMITS,
+        trust_env=not _is_loopback(base_url.host),
+    )
+    return Client(http, retry)
 
 
 def _session_create(
