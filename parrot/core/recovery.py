@@ -151,7 +151,9 @@ def _replay_call(session: Session, event: CallPlaced | CallRetried | CallFinishe
                     objective=event.objective, task_group=event.task_group, why=event.why_objective
                 )
         case CallRetried():
-            record.num_failures += event.failure.data.get("delivered", True) is True
+            outside = event.failure.data.get("outside") is True and not event.crashed_engine
+            record.num_uncharged += outside
+            record.num_failures += event.failure.data.get("delivered", True) is True and not outside
             record.num_crashes += event.crashed_engine
             graph.requeue(event.call_id)
         case CallFinished():

@@ -62,7 +62,12 @@ class CallRecord:
     num_failures: int = 0
     """Attempts that an engine took and did not finish."""
     num_crashes: int = 0
-    """Of these, the ones in which the engine went down."""
+    """Of these, the ones in which the engine went down and it may have been the call that did it."""
+    num_uncharged: int = 0
+    """Attempts that ended because somebody stopped or killed the engine."""
+    lost_after_tokens: int | None = None
+    """Of a call under suspicion, when that is known: how many tokens it had generated when its engine went
+    down."""
     engine_id: EngineId | None = None
     why: str = ""
     num_prompt_tokens: int = 0

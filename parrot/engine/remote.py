@@ -13,6 +13,7 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 
+from parrot.engine.endings import count_oom_kills, is_stopped, was_killed_by_others
 from parrot.engine.messages import (
     Appraise,
     Cancel,
@@ -93,6 +94,9 @@ class EngineProcess:
         self._stuck_s = 0.0
         self._num_steps = -1
         self._reason: str | None = None
+        self._outside = False
+        """Somebody stopped or killed the process: nothing that it worked on did."""
+        self._num_oom_kills = count_oom_kills()
         self._phase = "starting"
         self._hangup = select.poll()
         """Tells at once when the other end of the socket is closed."""
@@ -263,6 +267,7 @@ class EngineProcess:
             await self._clock.sleep(interval_s)
             self._silent_s += interval_s
             if self._silent_s > self._liveness.dead_after_s:
+                self._outside = self._process is not None and is_stopped(self._process.pid)
                 self._condemn(f"no sign of life for {self._liveness.dead_after_s:g} s")
                 return
             if self._stuck_s > self._liveness.stuck_after_s:
@@ -292,6 +297,9 @@ class EngineProcess:
             except TimeoutError:
                 self._kill()
                 await self._process.wait()
+            else:
+                if self._reason is None:
+                    self._outside = was_killed_by_others(status, oom_kills_before=self._num_oom_kills)
         self._lose(reason or _describe(status))
 
     def _lose(self, reason: str) -> None:
@@ -306,8 +314,9 @@ class EngineProcess:
     def _fail_all(self, reason: str) -> None:
         if self.lost is None:
             self.lost = reason
+            data = {"outside": True} if self._outside else {}
             for number in [*self._fills, *self._streams]:
-                self._fail(number, EngineError(reason, code="engine_lost"))
+                self._fail(number, EngineError(reason, code="engine_lost", data=data))
 
     def _fail(self, number: int | None, error: ParrotError) -> None:
         if number is None:

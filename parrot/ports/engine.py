@@ -273,7 +273,8 @@ class Engine(Protocol):
 
         Raises:
             EngineError: `context_gone` (a parent or the context itself does not exist; nothing was created),
-                `kv_exhausted` (cannot fit even alone), `engine_lost`.
+                `kv_exhausted` (cannot fit even alone), `engine_lost` (its data say `delivered: False` when
+                the engine never had the request, `outside: True` when somebody stopped or killed it).
             CallError: `context_overflow` (longer than the model's window).
         """
         ...

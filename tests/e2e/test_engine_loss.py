@@ -95,6 +95,31 @@ async def test_killing_an_engine_costs_time_but_no_answer() -> None:
         assert max(c.attempt for c in graph.calls) == 2
 
 
+async def test_a_call_survives_any_number_of_engines_that_somebody_else_ended() -> None:
+    config = ScriptedConfig(decode_step_s=0.05, tokens_per_step=1)
+    async with service_on_processes(config) as service:
+        sid = await submit(service, [call("long", "v", 40)])
+        attempt = 0
+        for _ in range(4):
+            attempt = await running_again(service, sid, attempt)
+            for victim in engine_processes():
+                os.kill(victim, signal.SIGTERM)
+        view = await get(service, sid, "v")
+        assert (view.state, view.error) == ("ready", None)
+
+
+async def running_again(service: Service, sid: str, after: int) -> int:
+    """Wait until the session's one call is under way in an attempt later than `after`; which one it is."""
+    async with asyncio.timeout(40):
+        while True:
+            (told,) = service.graph(DEFAULT_TENANT, sid).calls
+            assert told.state in ("ready", "running")
+            if told.state == "running" and told.attempt > after:
+                await asyncio.sleep(0.2)
+                return told.attempt
+            await asyncio.sleep(0.02)
+
+
 async def test_a_lost_engine_comes_back_and_takes_calls() -> None:
     async with service_on_processes(ScriptedConfig()) as service:
         for victim in engine_processes():

@@ -228,8 +228,7 @@ async def engine_signals(directory: Path, number: signal.Signals, *, rounds: int
                 _signal(chance.choice(victims), number)
                 num_struck += 1
             async with asyncio.timeout(30):
-                # A call that is there when two engines go down is given up, whoever struck them.
-                while await _unsettled(client, lives.history.session_id, before):  # noqa: ASYNC110
+                while await _num_restarts(client) == before:  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
         served.process.kill()
 
@@ -334,24 +333,6 @@ def _signal(pid: int, number: signal.Signals) -> None:
         return
 
 
-async def _num_up(client: httpx2.AsyncClient) -> int:
-    engines = (await client.get("/v1/engines")).json()["engines"]
-    return sum(engine["state"] == "up" for engine in engines)
-
-
-async def _unsettled(client: httpx2.AsyncClient, session_id: str, restarts_before: int) -> bool:
-    """Whether a strike is not noticed yet, or something of it is still to be done."""
-    noticed = await _num_restarts(client) > restarts_before
-    return not noticed or await _num_up(client) < 2 or await _has_suspects(client, session_id)
-
-
 async def _num_restarts(client: httpx2.AsyncClient) -> int:
     engines = (await client.get("/v1/engines")).json()["engines"]
     return sum(engine["num_restarts"] for engine in engines)
-
-
-async def _has_suspects(client: httpx2.AsyncClient, session_id: str) -> bool:
-    """Whether a call that an engine went down with is still to end."""
-    calls = (await client.get(f"/v1/sessions/{session_id}/graph")).json()["calls"]
-    tried = [call for call in calls if call["state"] in ("ready", "running") and call["attempt"] > 0]
-    return any(call["attempt"] > 1 or call["state"] == "ready" for call in tried)

@@ -18,6 +18,8 @@ from parrot.core.executor.prompt_writer import (
 )
 from parrot.core.executor.runner import Attempt, Resolved
 from parrot.core.executor.runtime import Runtime
+from parrot.core.executor.streams import forget_live
+from parrot.core.executor.suspects import Suspects
 from parrot.core.executor.waiting import Ready, WaitingRoom
 from parrot.core.graph import Spread
 from parrot.core.policies import make_policy
@@ -36,7 +38,7 @@ from parrot.types.events import (
     VariableFailed,
     VariableReady,
 )
-from parrot.types.ids import CallId, EngineId, SessionId, VariableId
+from parrot.types.ids import CallId, SessionId, VariableId
 from parrot.types.program import Program
 from parrot.wire.errors import to_failure
 
@@ -70,8 +72,7 @@ class Dispatcher:
         self._stale: dict[SessionId, Session] = {}
         """Sessions in which something changed that objectives follow from."""
         self._running: dict[CallId, asyncio.Task[None]] = {}
-        self._suspects: dict[EngineId, CallId] = {}
-        """Running calls that were running before when an engine went down."""
+        self._suspects = Suspects()
         self.active: dict[CallId, tuple[Session, CallRecord]] = {}
         """Calls with all their inputs that have not ended, oldest first."""
         self._idle = asyncio.Event()
@@ -300,7 +301,7 @@ class Dispatcher:
 
     def _offered(self) -> Iterator[ReadyCall]:
         """The waiting calls by their claim; of those under suspicion no more than can be placed."""
-        num_free = sum(engine_id not in self._suspects for engine_id in self._runtime.fleet.members)
+        num_free = self._suspects.num_free(self._runtime.fleet.members)
         for call in self._ready.order():
             if self.active[call.call_id][1].num_crashes:
                 if num_free <= 0:
@@ -309,11 +310,7 @@ class Dispatcher:
             yield call
 
     def _may_join(self, placement: Placement) -> bool:
-        """Of the calls that were running when an engine went down, an engine takes one at a time: should it
-        go down too, that one brought it down, and none of those that were only beside it.
-        """
-        suspected = self.active[placement.call_id][1].num_crashes > 0
-        return not (suspected and placement.engine_id in self._suspects)
+        return self._suspects.may_join(self.active[placement.call_id][1], placement.engine_id)
 
     def _start(self, group: asyncio.TaskGroup, entry: Ready, placement: Placement) -> None:
         session, record = entry.session, entry.record
@@ -322,27 +319,27 @@ class Dispatcher:
         record.attempt += 1
         record.engine_id, record.why, record.placed_at = placement.engine_id, placement.why, now
         record.num_output_tokens, record.first_token_at = 0, None
-        if record.num_crashes:
-            self._suspects[placement.engine_id] = record.call_id
+        self._suspects.enter(record, member)
         session.graph.start(record.call_id)
         self._runtime.retention.unwant(record.call_id)
-        self._runtime.journal.record(
-            [
-                CallPlaced(
-                    session_id=session.session_id,
-                    call_id=record.call_id,
-                    attempt=record.attempt,
-                    engine_id=placement.engine_id,
-                    why=placement.why,
-                    num_shared_tokens=placement.num_shared_tokens,
-                    wall_s=now,
-                    ready_wall_s=record.ready_at,
-                    objective=objective.objective,
-                    task_group=objective.task_group,
-                    why_objective=objective.why,
-                )
-            ]
-        )
+        if not session.silent:
+            self._runtime.journal.record(
+                [
+                    CallPlaced(
+                        session_id=session.session_id,
+                        call_id=record.call_id,
+                        attempt=record.attempt,
+                        engine_id=placement.engine_id,
+                        why=placement.why,
+                        num_shared_tokens=placement.num_shared_tokens,
+                        wall_s=now,
+                        ready_wall_s=record.ready_at,
+                        objective=objective.objective,
+                        task_group=objective.task_group,
+                        why_objective=objective.why,
+                    )
+                ]
+            )
         share = Share.of(entry.seen, placement.num_shared_tokens)
         member.take(share)
         self._idle.clear()
@@ -361,8 +358,7 @@ class Dispatcher:
             prompt_tokens=max(0, record.num_prompt_tokens - record.num_shared_tokens),
             output_tokens=record.num_output_tokens,
         )
-        if self._suspects.get(member.engine_id) == call_id:
-            del self._suspects[member.engine_id]
+        self._suspects.leave(record, member)
         if self._running.get(call_id) is task:
             del self._running[call_id]
         if not self._running:
@@ -386,7 +382,7 @@ class Dispatcher:
                 self._engine_failed(session, record, error)
             else:
                 if not session.graph.calls[record.call_id].ended:
-                    self._runtime.journal.record([self._finish(session, record)])
+                    self._finish(session, record, [])
 
     async def _attempt(
         self,
@@ -422,11 +418,29 @@ class Dispatcher:
         )
         if ready is None:
             return
-        session.uncommitted.add(resolved.variable_id)
         session.attempts[resolved.variable_id] = record.attempt
         if resolved.raw is not None:
             session.raw_texts[resolved.variable_id] = resolved.raw
-        events: list[Event] = [
+        events = self._value_events(session, record, resolved)
+        call, variables = session.graph.calls[record.call_id], session.graph.variables
+        if all([variables[output].state == "ready" for output in call.outputs.values()]):
+            # In one commit with the last value, so that whoever reads the value finds the call done.
+            self._finish(session, record, events)
+        else:
+            self._runtime.journal.record(events)
+        session.analysis.resolved(resolved.variable_id, num_generated=resolved.num_tokens)
+        self.touch(session)
+        if session.silent:
+            forget_live(self._runtime, resolved.variable_id)
+        self.make_ready(session, ready)
+        look_ahead_from(self._runtime, session, session.graph.variables[resolved.variable_id])
+
+    def _value_events(self, session: Session, record: CallRecord, resolved: Resolved) -> list[Event]:
+        """What is told of a value; until that is committed its readers do not see it."""
+        if session.silent:
+            return []
+        session.uncommitted.add(resolved.variable_id)
+        return [
             VariableReady(
                 session_id=session.session_id,
                 variable_id=resolved.variable_id,
@@ -438,25 +452,16 @@ class Dispatcher:
                 finish_reason=record.outputs[resolved.variable_id].finish_reason,
             )
         ]
-        call = session.graph.calls[record.call_id]
-        if all(session.graph.variables[output].state == "ready" for output in call.outputs.values()):
-            # In one commit with the last value, so that whoever reads the value finds the call done.
-            events.append(self._finish(session, record))
-        session.analysis.resolved(resolved.variable_id, num_generated=resolved.num_tokens)
-        self.touch(session)
-        self._runtime.journal.record(events)
-        self.make_ready(session, ready)
-        look_ahead_from(self._runtime, session, session.graph.variables[resolved.variable_id])
 
     def _engine_failed(self, session: Session, record: CallRecord, error: EngineError) -> None:
         """Try again what is not the call's fault; stop a call that brings engines down."""
         if session.graph.calls[record.call_id].ended:
             return
         limits = self._runtime.limits
-        delivered = error.data.get("delivered", True) is True
-        crashed = error.code == "engine_lost" and delivered
-        record.num_failures += delivered
-        record.num_crashes += crashed
+        uncharged = record.num_uncharged
+        crashed = self._suspects.charge(record, error)
+        if record.num_uncharged == uncharged:
+            record.num_failures += error.data.get("delivered", True) is True
         if error.code == "kv_exhausted":
             self.fail(session, [record.call_id], to_failure(error))
         elif record.num_crashes >= limits.max_crash_attempts:
@@ -486,13 +491,16 @@ class Dispatcher:
             session.graph.requeue(record.call_id)
             self.make_ready(session, [record.call_id])
 
-    def _finish(self, session: Session, record: CallRecord) -> CallFinished:
+    def _finish(self, session: Session, record: CallRecord, events: list[Event]) -> None:
+        """A call is done; `events` are told with that."""
         session.graph.finish(record.call_id)
-        return self._finished(session, record, "done", self._runtime.clock.wall_s())
+        now = self._runtime.clock.wall_s()
+        if session.silent:
+            self._note_end(session, record, "done", now)
+        else:
+            self._runtime.journal.record([*events, self._finished(session, record, "done", now)])
 
-    def _finished(
-        self, session: Session, record: CallRecord, outcome: CallOutcome, now: float
-    ) -> CallFinished:
+    def _note_end(self, session: Session, record: CallRecord, outcome: CallOutcome, now: float) -> None:
         record.done_at = now
         record.prompt = record.leading = record.shape = None
         session.analysis.ended(record.call_id)
@@ -503,6 +511,11 @@ class Dispatcher:
         counters["prompt_tokens"] += record.num_prompt_tokens
         counters["shared_tokens"] += record.num_shared_tokens
         counters["output_tokens"] += record.num_output_tokens
+
+    def _finished(
+        self, session: Session, record: CallRecord, outcome: CallOutcome, now: float
+    ) -> CallFinished:
+        self._note_end(session, record, outcome, now)
         return CallFinished(
             session_id=session.session_id,
             call_id=record.call_id,

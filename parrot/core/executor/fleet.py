@@ -67,6 +67,8 @@ class Member:
     told_at_s: float = 0.0
     """Service clock: when it last told its load."""
     next_context: int = 0
+    has_suspect: bool = False
+    """A call under suspicion is on it; the next may come when that one is cleared."""
     touched: dict[EngineId, "Member"] = field(default_factory=dict)
     """Members that changed since the scheduler looked, among them this one when it does."""
 
@@ -263,6 +265,8 @@ class Fleet:
                 case LoadChanged(load=load):
                     if member.tell(load, self._clock.now_s()):
                         self._tell_pace(member)
+                    if member.has_suspect:
+                        self.wake_scheduler.set()
                 case Lost(reason=reason):
                     await engine.close()
                     raise EngineError(f"engine {member.engine_id} was lost: {reason}", code="engine_lost")
