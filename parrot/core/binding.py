@@ -25,6 +25,7 @@ from parrot.wire.requests import (
     ValueParameter,
     VariableParameter,
 )
+from parrot.wire.runs import GivenVariable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,16 +36,26 @@ class Bound:
     variables: tuple[NewVariable, ...]
     tokens: Mapping[VariableId, TokensParameter]
     """Of new variables whose tokens are given."""
+    named: Mapping[str, VariableId]
+    """Named variables that the submission creates or produces."""
 
 
-def bind(graph: ApplicationGraph, request: SubmitCalls, *, fresh: IdSource, limits: Limits) -> Bound:
-    """Give every call and every new variable its identifier; nothing is changed.
+def bind(
+    graph: ApplicationGraph,
+    request: SubmitCalls,
+    *,
+    fresh: IdSource,
+    limits: Limits,
+    given: Sequence[GivenVariable] = (),
+) -> Bound:
+    """Give every call and every new variable, those `given` with a value first, its identifier; nothing is
+    changed.
 
     A stored call's inline values are replaced by the variables that hold them, so that they are stored once.
 
     Raises:
         GraphError: `duplicate_name`.
-        ConflictError: `already_produced`.
+        ConflictError: `already_produced`, or `already_set`: a given variable that is there already.
         NotFoundError: `not_found`.
         TooLargeError: `too_large`: a value, or a call as a whole.
         InvalidError: `too_many` calls.
@@ -54,6 +65,9 @@ def bind(graph: ApplicationGraph, request: SubmitCalls, *, fresh: IdSource, limi
         raise InvalidError(message, code="too_many", param="calls")
     names = _call_names(graph, request.calls)
     binder = _Binder(graph, fresh, limits)
+    for index, variable in enumerate(given):
+        with at(f"variables[{index}]"):
+            binder.bind_given(variable)
     for index, spec in enumerate(request.calls):
         with at(f"calls[{index}].parameters"):
             binder.bind_outputs(index, spec)
@@ -61,7 +75,12 @@ def bind(graph: ApplicationGraph, request: SubmitCalls, *, fresh: IdSource, limi
     for index, (spec, name) in enumerate(zip(request.calls, names, strict=True)):
         with at(f"calls[{index}]"):
             calls.append(binder.bind_call(index, spec, name))
-    return Bound(calls=tuple(calls), variables=tuple(binder.new_variables), tokens=binder.tokens)
+    return Bound(
+        calls=tuple(calls),
+        variables=tuple(binder.new_variables),
+        tokens=binder.tokens,
+        named=binder.named,
+    )
 
 
 def _call_names(graph: ApplicationGraph, specs: Sequence[CallSpec]) -> list[str]:
@@ -93,11 +112,17 @@ class _Binder:
         self._graph = graph
         self._fresh = fresh
         self._limits = limits
-        self._named: dict[str, VariableId] = {}
-        """Named variables that the submission creates or produces."""
+        self.named: dict[str, VariableId] = {}
+        """As in `Bound`."""
         self._outputs: list[Mapping[str, VariableId]] = []
         self.new_variables: list[NewVariable] = []
         self.tokens: dict[VariableId, TokensParameter] = {}
+
+    def bind_given(self, given: GivenVariable) -> None:
+        """Bind a new variable that has its value at once."""
+        if given.variable in self.named or self._graph.find_name(given.variable) is not None:
+            raise ConflictError(f"there is a variable {given.variable!r} already", code="already_set")
+        self.named[given.variable] = self._bind_value(given.value, given.variable)
 
     def bind_outputs(self, index: int, spec: CallSpec) -> None:
         """Bind the outputs of the call at `index`; calls come in order."""
@@ -141,29 +166,29 @@ class _Binder:
         if name is None:
             return self._create(None)
         known = self._graph.find_name(name)
-        if name in self._named or (known and (known.producer or known.state != "pending")):
+        if name in self.named or (known and (known.producer or known.state != "pending")):
             raise ConflictError(
                 f"the variable {name!r} has a producer or a value already", code="already_produced"
             )
-        self._named[name] = known.variable_id if known else self._create(name)
-        return self._named[name]
+        self.named[name] = known.variable_id if known else self._create(name)
+        return self.named[name]
 
-    def _bind_value(self, value: str) -> VariableId:
+    def _bind_value(self, value: str, name: str | None = None) -> VariableId:
         num_bytes = len(value.encode())
         if num_bytes > self._limits.max_value_bytes:
             raise _too_large("value", num_bytes, self._limits.max_value_bytes)
-        return self._create(None, value)
+        return self._create(name, value)
 
     def _bind_reference(self, reference: str) -> VariableId:
         known = self._graph.variables.get(VariableId(reference)) or self._graph.find_name(reference)
         if known is not None:
             return known.variable_id
-        if reference in self._named:
-            return self._named[reference]
+        if reference in self.named:
+            return self.named[reference]
         if ID_PATTERN.match(reference) or not NAME_PATTERN.match(reference):
             raise NotFoundError("there is no such variable in this session")
-        self._named[reference] = self._create(reference)
-        return self._named[reference]
+        self.named[reference] = self._create(reference)
+        return self.named[reference]
 
     def _create(self, name: str | None, value: str | None = None) -> VariableId:
         created = variable_id(self._fresh)

@@ -10,6 +10,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import asdict
 
 from parrot.core.admission import Admission, TenantTerms
+from parrot.core.executor.direct import Direct
 from parrot.core.executor.dispatcher import Dispatcher
 from parrot.core.executor.fleet import Fleet
 from parrot.core.executor.functions import Functions
@@ -17,6 +18,7 @@ from parrot.core.executor.journal import Journal
 from parrot.core.executor.keeper import Keeper
 from parrot.core.executor.outlook import look_ahead_from
 from parrot.core.executor.requests import Requests
+from parrot.core.executor.runs import Runs
 from parrot.core.executor.runtime import Runtime
 from parrot.core.executor.streams import StreamItem, stream_session, stream_variable
 from parrot.core.executor.submission import Submission
@@ -26,11 +28,7 @@ from parrot.core.service_config import ServiceConfig
 from parrot.core.sessions import Session
 from parrot.core.variables import Variable
 from parrot.core.views import engine_view, graph_by_steps, graph_view, session_view, variable_view
-from parrot.errors import (
-    InvalidError,
-    UnavailableError,
-    fault_trace,
-)
+from parrot.errors import UnavailableError, fault_trace
 from parrot.ports.clock import Clock
 from parrot.ports.engine import StartEngine
 from parrot.ports.store import Store
@@ -113,6 +111,20 @@ class Service:
             state=self._state_objective,
         )
         """Requests that stand alone."""
+        self.runs = Runs(
+            self._runtime,
+            self._keeper,
+            self._submission,
+            self._unbroken,
+            fresh,
+            check_open=self._check_open,
+            state=self._state_objective,
+        )
+        """Sessions that are opened, or go on, in one request."""
+        self.direct = Direct(
+            self._runtime, self._dispatcher, self._keeper, fresh, state=self._state_objective
+        )
+        """Applications of a program in this process."""
         self._draining = False
         self._main: asyncio.Task[None] | None = None
 
@@ -192,9 +204,7 @@ class Service:
         without structure.
         """
         self._check_open()
-        size = sum(len(key.encode()) + len(value.encode()) for key, value in request.metadata.items())
-        if size > self._limits.max_metadata_bytes:
-            raise InvalidError("metadata is too large", code="too_many", param="metadata")
+        self._keeper.check_metadata(request.metadata)
         event = SessionOpened(
             session_id=session_id(self._fresh),
             tenant_id=tenant,
@@ -459,6 +469,8 @@ class Service:
             variable.objective = objective
             session.analysis.stated(variable.variable_id, objective)
             self._dispatcher.touch(session)
+            if session.silent:
+                return
             self._journal.record(
                 [
                     ObjectiveStated(

@@ -20,11 +20,14 @@ from parrot.server.parameters import caller_of
 from parrot.wire.answers import ErrorEnvelope
 from parrot.wire.functions import FunctionSpec
 from parrot.wire.requests import CancelRequest, SessionCreate, SetVariable, SubmitCalls
+from parrot.wire.runs import RunCreate, RunRequest
 
 REF_TEMPLATE = "#/components/schemas/{model}"
 REQUEST_MODELS: tuple[type[BaseModel], ...] = (
     SessionCreate,
     SubmitCalls,
+    RunCreate,
+    RunRequest,
     SetVariable,
     CancelRequest,
     FunctionSpec,

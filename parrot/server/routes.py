@@ -1,6 +1,8 @@
 """Routes of application runs: sessions, calls, variables, streams."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from pydantic import BaseModel
@@ -8,7 +10,7 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from parrot.core.service import Service
+from parrot.core.service import Service, StreamItem
 from parrot.server.bodies import BodyLimits, read_body
 from parrot.server.disconnects import while_connected
 from parrot.server.openapi import DirectRoute, describe
@@ -33,6 +35,7 @@ from parrot.wire.answers import (
     VariableView,
 )
 from parrot.wire.requests import CancelRequest, SessionCreate, SetVariable, SubmitCalls
+from parrot.wire.runs import RunCreate, RunRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +92,15 @@ def variable_answer(view: VariableView) -> Response:
     return json_answer(view, exclude=absent)
 
 
+async def _begun(
+    first: StreamItem, rest: AsyncGenerator[StreamItem, None]
+) -> AsyncGenerator[StreamItem, None]:
+    async with aclosing(rest):
+        yield first
+        async for item in rest:
+            yield item
+
+
 class SessionRoutes:
     """Handlers of `/v1/sessions…`; each takes the request apart, asks the service, and writes the answer."""
 
@@ -109,6 +121,24 @@ class SessionRoutes:
                 status=201,
                 body=SessionCreate,
                 headers=("Idempotency-Key",),
+            ),
+            describe(
+                "/v1/run",
+                self.run,
+                "POST",
+                None,
+                body=RunCreate,
+                headers=("Idempotency-Key",),
+                stream=True,
+            ),
+            describe(
+                f"{session}/run",
+                self.run_on,
+                "POST",
+                None,
+                body=RunRequest,
+                headers=("Idempotency-Key",),
+                stream=True,
             ),
             describe(sessions, self.list_all, "GET", SessionList, query=("limit", "after")),
             describe(session, self.read, "GET", SessionView),
@@ -152,6 +182,35 @@ class SessionRoutes:
             body_hash=body.hash() if key is not None else "",
         )
         return json_answer(view, 201, location=f"/v1/sessions/{view.session_id}")
+
+    async def run(self, request: Request) -> Response:
+        """Open a session, submit calls and follow variables: server-sent events, `accepted`, then values."""
+        key = self._stream_key(request)
+        body = await read_body(request, RunCreate, self._config.submission)
+        hashed = body.hash() if key is not None else ""
+        items = self._service.runs.open(tenant_of(request), body.model, idempotency_key=key, body_hash=hashed)
+        return await self._following(items)
+
+    async def run_on(self, request: Request) -> Response:
+        """The same in a session that is there."""
+        key = self._stream_key(request)
+        body = await read_body(request, RunRequest, self._config.submission)
+        hashed = body.hash() if key is not None else ""
+        sid = request.path_params["sid"]
+        items = self._service.runs.go_on(
+            tenant_of(request), sid, body.model, idempotency_key=key, body_hash=hashed
+        )
+        return await self._following(items)
+
+    def _stream_key(self, request: Request) -> str | None:
+        query_of(request)
+        require_event_stream_accepted(request)
+        return idempotency_key(request)
+
+    async def _following(self, items: AsyncGenerator[StreamItem, None]) -> Response:
+        """The stream, once its first item is there: what refuses the request is an ordinary answer."""
+        first = await anext(items)
+        return EventStream(_begun(first, items), self._config.streams, NamedEvents())
 
     async def list_all(self, request: Request) -> Response:
         """The open sessions, newest first."""

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from parrot.core.executor.dispatcher import Dispatcher
@@ -15,6 +16,7 @@ from parrot.core.sessions import Session, analyse, deadline_failure
 from parrot.errors import GoneError, InvalidError, NotFoundError, OverLimitError, StoreError
 from parrot.ports.store import Appended, IdempotentReply, Store
 from parrot.types.events import (
+    Event,
     Failure,
     SessionClosed,
     SessionOpened,
@@ -64,28 +66,69 @@ class Keeper:
             GoneError: the session that was opened under the key is closed.
             StoreError: the opening is not stored.
         """
-        tenant, reply = event.tenant_id, None
+        reply = None
         if key is not None:
             reply = IdempotentReply(
-                tenant_id=tenant, scope=OPENINGS, key=key, body_hash=body_hash, reply=event.session_id
+                tenant_id=event.tenant_id,
+                scope=OPENINGS,
+                key=key,
+                body_hash=body_hash,
+                reply=event.session_id,
             )
+        session = self.prepare(event)
+        known = await self.commit_opening(session, [event], reply)
+        return session if known is None else self._opened_before(known, body_hash)
+
+    def check_metadata(self, metadata: Mapping[str, str]) -> None:
+        """Refuse more of it than a session may have.
+
+        Raises:
+            InvalidError: `too_many`.
+        """
+        size = sum(len(key.encode()) + len(value.encode()) for key, value in metadata.items())
+        if size > self._runtime.limits.max_metadata_bytes:
+            raise InvalidError("metadata is too large", code="too_many", param="metadata")
+
+    def prepare(self, event: SessionOpened) -> Session:
+        """A session that nobody knows yet."""
+        session = new_session(event, self._runtime.limits)
+        analyse(session, self._runtime.lengths)
+        return session
+
+    async def commit_opening(
+        self, session: Session, events: Sequence[Event], reply: IdempotentReply | None
+    ) -> IdempotentReply | None:
+        """Commit a prepared session's opening, with what happens in it at once, and take the session in.
+
+        Returns what was answered under the key before, if anything: then nothing was committed.
+
+        Raises:
+            OverLimitError: as `open_session`.
+            StoreError: it is not stored.
+        """
+        tenant = session.tenant_id
         try:
             self._runtime.admission.check_sessions(tenant, self._num_sessions[tenant])
         except OverLimitError:
-            known = await self._store.find_idempotent(tenant, OPENINGS, key) if key is not None else None
+            known = await self.find_reply(tenant, reply.scope, reply.key) if reply is not None else None
             if known is None:
                 raise
-            return self._opened_before(known, body_hash)
+            return known
         self._num_sessions[tenant] += 1
         try:
-            outcome = await self._runtime.journal.commit([event], idempotent=reply)
+            outcome = await self._runtime.journal.commit(events, idempotent=reply)
         except StoreError:
             self._leave(tenant)
             raise
         if outcome.existing is not None:
             self._leave(tenant)
-            return self._opened_before(outcome.existing, body_hash)
-        return self._take_in(event)
+            return outcome.existing
+        self._take_in(session)
+        return None
+
+    async def find_reply(self, tenant: TenantId, scope: str, key: str | None) -> IdempotentReply | None:
+        """What was answered under a key, if anything."""
+        return None if key is None else await self._store.find_idempotent(tenant, scope, key)
 
     def _opened_before(self, known: IdempotentReply, body_hash: str) -> Session:
         if known.body_hash != body_hash:
@@ -98,7 +141,8 @@ class Keeper:
 
     def open_ephemeral(self, event: SessionOpened) -> Session:
         """Take in a session that lives in memory only, and is not counted; whoever opens it drops it."""
-        session = self._take_in(event)
+        session = self.prepare(event)
+        self._take_in(session)
         self._runtime.journal.tell(event)
         return session
 
@@ -113,14 +157,11 @@ class Keeper:
         now = self._runtime.clock.wall_s()
         self._runtime.journal.tell(SessionClosed(session_id=session.session_id, reason="deleted", wall_s=now))
 
-    def _take_in(self, event: SessionOpened) -> Session:
-        session = new_session(event, self._runtime.limits)
-        analyse(session, self._runtime.lengths)
+    def _take_in(self, session: Session) -> None:
         self.sessions[session.session_id] = session
         self._runtime.counters["sessions_opened"] += 1
         if session.deadline_at is not None:
             self._due_changed.set()
-        return session
 
     def find(self, tenant: TenantId, sid: str) -> Session:
         """A tenant's open session; another's is not found, a closed one is gone."""

@@ -32,12 +32,57 @@ def closed_error(session: Session) -> GoneError:
     return GoneError(f"session {session.session_id} was closed", code="session_closed")
 
 
+class VariableStream:
+    """Where one reader stands in a variable's text. A position is `attempt.characters`."""
+
+    def __init__(
+        self, runtime: Runtime, session: Session, variable: Variable, *, attempt: int = 0, num_chars: int = 0
+    ) -> None:
+        self.variable = variable
+        self._runtime = runtime
+        self._session = session
+        self._attempt = attempt
+        self._num_chars = num_chars
+
+    def news(self) -> tuple[list[StreamItem], bool]:
+        """What has come since this was last asked, and whether it was the last. The deltas since the last
+        reset, joined, are the value.
+        """
+        now = _stands(self._runtime, self._session, self.variable)
+        items: list[StreamItem] = []
+        if now.attempt != self._attempt:
+            if self._num_chars:
+                position = f"{now.attempt}.0"
+                items.append(StreamItem(event="reset", data={"attempt": now.attempt}, event_id=position))
+            self._attempt, self._num_chars = now.attempt, 0
+        text = now.text_from(self._num_chars)
+        if text:
+            self._num_chars += len(text)
+            data = {"attempt": self._attempt, "text": text}
+            position = f"{self._attempt}.{self._num_chars}"
+            items.append(StreamItem(event="delta", data=data, event_id=position))
+        if now.final:
+            view = variable_view(self._session, self.variable)
+            body = view.model_dump(mode="json", exclude_none=True)
+            items.append(StreamItem(event=view.state, data=body, event_id=None))
+        return items, now.final
+
+    def require_reached(self) -> None:
+        """See that the variable's text has come as far as the reader says that it has read.
+
+        Raises:
+            ConflictError: `event_from_future`.
+        """
+        now = _stands(self._runtime, self._session, self.variable)
+        ahead = now.started and self._attempt == now.attempt and self._num_chars > now.num_chars
+        if self._attempt > now.attempt or ahead:
+            raise ConflictError("Last-Event-ID is ahead of the stream", code="event_from_future")
+
+
 async def stream_variable(
     runtime: Runtime, session: Session, variable: Variable, last_event_id: str | None
 ) -> AsyncGenerator[StreamItem, None]:
     """The text of a variable as it is generated, then its committed value's end, or its failure.
-
-    A position is `attempt.characters`. The deltas since the last reset, joined, are the value.
 
     Raises:
         MalformedError: `bad_event_id`.
@@ -45,31 +90,17 @@ async def stream_variable(
         GoneError: the session was closed.
     """
     attempt, num_chars = _parse_position(last_event_id)
-    now = _stands(runtime, session, variable)
-    if attempt > now.attempt or (now.started and attempt == now.attempt and num_chars > now.num_chars):
-        raise ConflictError("Last-Event-ID is ahead of the stream", code="event_from_future")
+    stream = VariableStream(runtime, session, variable, attempt=attempt, num_chars=num_chars)
+    stream.require_reached()
     while True:
         if session.closing:
             raise closed_error(session)
-        now = _stands(runtime, session, variable)
-        silent = True
-        if now.attempt != attempt:
-            if num_chars:
-                silent = False
-                yield StreamItem(event="reset", data={"attempt": now.attempt}, event_id=f"{now.attempt}.0")
-            attempt, num_chars = now.attempt, 0
-        text = now.text_from(num_chars)
-        if text:
-            silent = False
-            num_chars += len(text)
-            data = {"attempt": attempt, "text": text}
-            yield StreamItem(event="delta", data=data, event_id=f"{attempt}.{num_chars}")
-        if now.final:
-            view = variable_view(session, variable)
-            body = view.model_dump(mode="json", exclude_none=True)
-            yield StreamItem(event=view.state, data=body, event_id=None)
+        items, is_last = stream.news()
+        for item in items:
+            yield item
+        if is_last:
             return
-        if silent:
+        if not items:
             await runtime.bells.wait(variable.variable_id)
 
 

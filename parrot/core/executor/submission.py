@@ -1,9 +1,11 @@
 """Accepting calls: check, bind, lower, commit, and only then change the graph."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from parrot.core.admission import Admission
 from parrot.core.binding import Bound, bind
 from parrot.core.estimates import text_tokens
 from parrot.core.executor.dispatcher import Dispatcher
@@ -30,6 +32,7 @@ from parrot.types.ids import CallId, IdSource, VariableId
 from parrot.types.program import ConstantSegment, Program
 from parrot.wire.answers import AcceptedCall, CallsAccepted, OutputView
 from parrot.wire.requests import CallSpec, SubmitCalls, TokensParameter, ValueParameter, VariableParameter
+from parrot.wire.runs import GivenVariable
 
 CALL_CHARS = 500
 """Binding and checking a call takes about as long as tokenising so much text."""
@@ -47,13 +50,21 @@ class _Lowered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Planned:
+class Planned:
     """A submission that can be accepted."""
 
     event: CallsSubmitted
+    """Tells of variables that were given with the calls, too."""
+    named: Mapping[str, VariableId]
+    """Named variables that the submission creates or produces."""
     specs: Sequence[CallSpec]
     lowered: Sequence[_Lowered]
     reply: CallsAccepted
+
+    @property
+    def changes(self) -> bool:
+        """Whether it brings anything that is to be stored."""
+        return bool(self.event.calls or self.event.variables)
 
 
 class Submission:
@@ -66,36 +77,68 @@ class Submission:
         self._fresh = fresh
 
     async def submit(
-        self, session: Session, request: SubmitCalls, *, idempotency_key: str | None, body_hash: str
+        self,
+        session: Session,
+        request: SubmitCalls,
+        *,
+        given: Sequence[GivenVariable] = (),
+        wanted: Sequence[str] = (),
+        idempotency_key: str | None,
+        body_hash: str,
     ) -> CallsAccepted:
-        """Accept all calls or none. What it raises is about the whole request; `param` names the call."""
+        """Accept all calls, and the variables that are given with them, or none. What it raises is about the
+        whole request; `param` names the call. `wanted` variables must be there then.
+        """
         async with self._runtime.locks.hold(session):
             known = await self._find_reply(session, idempotency_key)
             if known is not None:
                 return _reply_again(known, body_hash)
-            self._runtime.admission.check_submission(session.tenant_id)
-            request = self._runtime.functions.expand(session.tenant_id, request, self._runtime.limits)
-            if _num_chars(session, request) > LONG_TEXT_CHARS:
-                planned = await asyncio.to_thread(self._plan, session, request)
-            else:
-                planned = self._plan(session, request)
-            tokens = _most_tokens(planned)
-            self._runtime.admission.reserve(session.tenant_id, session.session_id, tokens)
-            try:
-                await self._commit(session, planned.event, planned.reply, idempotency_key, body_hash)
-            except ParrotError:
-                self._runtime.admission.release(session.session_id, tokens)
-                raise
-            self._apply(session, planned)
+            planned = await self.plan(session, request, given=given, wanted=wanted)
+            if planned.changes:
+                with self.reserving(session, planned):
+                    await self._commit(session, planned.event, planned.reply, idempotency_key, body_hash)
+                self.apply(session, planned)
             return planned.reply
 
-    def _plan(self, session: Session, request: SubmitCalls) -> _Planned:
+    async def plan(
+        self,
+        session: Session,
+        request: SubmitCalls,
+        *,
+        given: Sequence[GivenVariable] = (),
+        wanted: Sequence[str] = (),
+    ) -> Planned:
+        """Check a submission to a session that is locked, or that nobody else knows; changes nothing."""
+        self._runtime.admission.check_submission(session.tenant_id)
+        request = self._runtime.functions.expand(session.tenant_id, request, self._runtime.limits)
+        if _num_chars(session, request, given) > LONG_TEXT_CHARS:
+            planned = await asyncio.to_thread(self._plan, session, request, given)
+        else:
+            planned = self._plan(session, request, given)
+        for index, reference in enumerate(wanted):
+            if reference not in planned.named and session.graph.find(reference) is None:
+                raise NotFoundError(
+                    "there is no such variable in this session", param=f"follow[{index}].variable"
+                )
+        return planned
+
+    @contextmanager
+    def reserving(self, session: Session, planned: Planned) -> Iterator["Reservation"]:
+        """Take what the calls can cost while they are being committed; it is put back when they are not."""
+        reservation = Reservation(self._runtime.admission, session, _most_tokens(planned))
+        try:
+            yield reservation
+        except ParrotError:
+            reservation.give_back()
+            raise
+
+    def _plan(self, session: Session, request: SubmitCalls, given: Sequence[GivenVariable]) -> Planned:
         """Check, bind and lower. Changes nothing, and reads only what nobody changes while the session's lock
         is held, but for states that move on: a thread can do it.
         """
         request = self._with_models(request)
         self._check_sizes(request)
-        bound = bind(session.graph, request, fresh=self._fresh, limits=self._runtime.limits)
+        bound = bind(session.graph, request, fresh=self._fresh, limits=self._runtime.limits, given=given)
         event = CallsSubmitted(
             session_id=session.session_id,
             calls=bound.calls,
@@ -105,7 +148,7 @@ class Submission:
         session.graph.check(new_calls(event), event.variables)
         lowered = self._lower_all(session, request.calls, bound)
         reply = _accepted(session, bound)
-        return _Planned(event=event, specs=request.calls, lowered=lowered, reply=reply)
+        return Planned(event=event, named=bound.named, specs=request.calls, lowered=lowered, reply=reply)
 
     async def _find_reply(self, session: Session, key: str | None) -> SentReply | None:
         if key is None:
@@ -120,7 +163,7 @@ class Submission:
     def _with_models(self, request: SubmitCalls) -> SubmitCalls:
         """Write into each call the model it will run on."""
         models = self._runtime.fleet.models
-        if not models:
+        if not models and request.calls:
             raise UnavailableError(
                 "no engine is up yet", code="engine_unavailable", data={"retry_after_s": 1}
             )
@@ -226,7 +269,8 @@ class Submission:
         if session.closing:
             raise GoneError("the session was deleted")
 
-    def _apply(self, session: Session, planned: _Planned) -> None:
+    def apply(self, session: Session, planned: Planned) -> None:
+        """Change the session as was planned, after it was committed and before anything else is."""
         event = planned.event
         record_calls(session, event, planned.specs)
         for call, made in zip(event.calls, planned.lowered, strict=True):
@@ -246,6 +290,20 @@ class Submission:
                 [variable.variable_id for variable in event.variables],
                 deadline_failure(session),
             )
+
+
+class Reservation:
+    """What the calls of a submission can cost, taken from their tenant's tokens."""
+
+    def __init__(self, admission: Admission, session: Session, tokens: Mapping[CallId, float]) -> None:
+        self._admission = admission
+        self._session_id = session.session_id
+        self._tokens = tokens
+        admission.reserve(session.tenant_id, session.session_id, tokens)
+
+    def give_back(self) -> None:
+        """The calls were not accepted after all."""
+        self._admission.release(self._session_id, self._tokens)
 
 
 class _Values:
@@ -275,9 +333,9 @@ class _Values:
         return self.get(variable_id).state == "ready"
 
 
-def _num_chars(session: Session, request: SubmitCalls) -> int:
+def _num_chars(session: Session, request: SubmitCalls, given: Sequence[GivenVariable]) -> int:
     """A measure of the work that a submission is: its text, values of variables that it names included."""
-    num_chars = 0
+    num_chars = sum(len(variable.value) for variable in given)
     for call in request.calls:
         num_chars += CALL_CHARS + len(call.template or "")
         num_chars += sum(len(message.content) for message in call.messages or ())
@@ -290,7 +348,7 @@ def _num_chars(session: Session, request: SubmitCalls) -> int:
     return num_chars
 
 
-def _most_tokens(planned: _Planned) -> dict[CallId, float]:
+def _most_tokens(planned: Planned) -> dict[CallId, float]:
     """The most that each call can cost, as far as can be known while inputs are missing."""
     most: dict[CallId, float] = {}
     for call, made in zip(planned.event.calls, planned.lowered, strict=True):
