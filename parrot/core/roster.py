@@ -7,7 +7,7 @@ rounds, and a change of one engine costs a logarithm (and the moving of a few ki
 import math
 from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from parrot.core.cost_model import EnginePace
@@ -15,11 +15,12 @@ from parrot.types.ids import EngineId
 
 TYPICAL_TOKENS = 128
 """Output tokens of a call that stands for any call, when engines are put in order."""
+_UNMEASURED = EnginePace()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class EngineState:
-    """An engine that is up."""
+    """An engine that is up. What a roster holds is not changed; a round that goes on makes copies."""
 
     engine_id: EngineId
     model: str
@@ -33,16 +34,36 @@ class EngineState:
     num_unfilled_tokens: int = 0
     """Prompt tokens of its calls that are still to be computed, about."""
     capacity_tokens: int = 1 << 62
-    pace: EnginePace = field(default_factory=EnginePace)
+    pace: EnginePace = _UNMEASURED
+
+    def copy(self) -> "EngineState":
+        """The same, to be changed apart."""
+        return EngineState(
+            engine_id=self.engine_id,
+            model=self.model,
+            max_batch=self.max_batch,
+            num_calls=self.num_calls,
+            num_latency_calls=self.num_latency_calls,
+            num_tokens=self.num_tokens,
+            num_unfilled_tokens=self.num_unfilled_tokens,
+            capacity_tokens=self.capacity_tokens,
+            pace=self.pace,
+        )
 
 
-class _Keys(NamedTuple):
-    """Where an engine stands in each order."""
+_Entry = tuple[float, int]
+"""What an order is by, and the engine's place among equals."""
 
-    wait_s: float
-    free_tokens: float
-    num_calls: int
-    has_room: bool
+
+class _Entries(NamedTuple):
+    """Where an engine stands in each order; None where it does not."""
+
+    soonest: _Entry | None
+    roomiest: _Entry | None
+    emptiest: _Entry | None
+
+
+_NOWHERE = _Entries(None, None, None)
 
 
 class Standing:
@@ -52,77 +73,94 @@ class Standing:
 
     def __init__(self) -> None:
         self._numbers: dict[EngineId, int] = {}
-        self._ids: dict[int, EngineId] = {}
-        self._keys: dict[EngineId, _Keys] = {}
-        self._soonest: list[tuple[float, int]] = []
-        self._roomiest: list[tuple[float, int]] = []
-        self._emptiest: list[tuple[int, int]] = []
+        self._states: dict[int, EngineState] = {}
+        self._entries: dict[EngineId, _Entries] = {}
+        self._soonest: list[_Entry] = []
+        self._roomiest: list[_Entry] = []
+        self._emptiest: list[_Entry] = []
 
     def copy(self) -> "Standing":
         """The same, to be changed apart."""
         other = Standing()
         # An engine's number never changes, so these are shared.
-        other._numbers, other._ids = self._numbers, self._ids
-        other._keys = self._keys.copy()
+        other._numbers = self._numbers
+        other._states = self._states.copy()
+        other._entries = self._entries.copy()
         other._soonest = self._soonest.copy()
         other._roomiest = self._roomiest.copy()
         other._emptiest = self._emptiest.copy()
         return other
 
     def __contains__(self, engine_id: object) -> bool:
-        return engine_id in self._keys
+        return engine_id in self._entries
+
+    def __getitem__(self, engine_id: EngineId) -> EngineState:
+        return self._states[self._numbers[engine_id]]
 
     def enter(self, engine_id: EngineId, number: int) -> None:
         """Give an engine its place among equals, before it is put for the first time."""
         self._numbers[engine_id] = number
-        self._ids[number] = engine_id
 
-    def put(self, state: EngineState, *, num_calls: int, num_tokens: int, num_unfilled_tokens: int) -> None:
-        """An engine has so many calls and tokens now."""
-        engine_id, pace = state.engine_id, state.pace
-        self.remove(engine_id)
+    def put(self, state: EngineState) -> None:
+        """An engine is as it is now."""
+        engine_id, pace, num_calls = state.engine_id, state.pace, state.num_calls
         number = self._numbers[engine_id]
-        free_tokens = math.inf if num_calls == 0 else float(state.capacity_tokens - num_tokens)
-        wait_s = pace.fill_s(num_unfilled_tokens) + TYPICAL_TOKENS * pace.step_s(num_calls + 1)
-        has_room = num_calls < state.max_batch
-        self._keys[engine_id] = _Keys(wait_s, free_tokens, num_calls, has_room)
-        insort(self._emptiest, (num_calls, number))
-        if has_room:
-            insort(self._soonest, (wait_s, number))
-            insort(self._roomiest, (free_tokens, number))
+        soonest = roomiest = None
+        if num_calls < state.max_batch:
+            wait_s = pace.fill_s(state.num_unfilled_tokens) + TYPICAL_TOKENS * pace.step_s(num_calls + 1)
+            soonest = (wait_s, number)
+            free_tokens = math.inf if num_calls == 0 else float(state.capacity_tokens - state.num_tokens)
+            roomiest = (free_tokens, number)
+        entries = _Entries(soonest, roomiest, (num_calls, number))
+        self._move(self._entries.get(engine_id, _NOWHERE), entries)
+        self._entries[engine_id] = entries
+        self._states[number] = state
 
     def remove(self, engine_id: EngineId) -> None:
         """An engine takes nothing any more. Nothing happens when it did not."""
-        keys = self._keys.pop(engine_id, None)
-        if keys is None:
-            return
-        number = self._numbers[engine_id]
-        del self._emptiest[bisect_left(self._emptiest, (keys.num_calls, number))]
-        if keys.has_room:
-            del self._soonest[bisect_left(self._soonest, (keys.wait_s, number))]
-            del self._roomiest[bisect_left(self._roomiest, (keys.free_tokens, number))]
+        entries = self._entries.pop(engine_id, None)
+        if entries is not None:
+            self._move(entries, _NOWHERE)
 
-    def soonest(self) -> Iterator[EngineId]:
+    def soonest(self) -> Iterator[EngineState]:
         """Those that have room, from the one that gets to new work soonest on."""
-        return (self._ids[number] for _, number in self._soonest)
+        states = self._states
+        return (states[number] for _, number in self._soonest)
 
-    def emptiest(self) -> Iterator[EngineId]:
+    def emptiest(self) -> Iterator[EngineState]:
         """All of them, from the one with the fewest calls on."""
-        return (self._ids[number] for _, number in self._emptiest)
+        states = self._states
+        return (states[number] for _, number in self._emptiest)
 
-    def in_order(self, engine_ids: Iterable[EngineId]) -> list[EngineId]:
+    def in_order(self, engine_ids: Iterable[EngineId]) -> list[EngineState]:
         """Those of some engines that are among these, each at its place among equals."""
-        return sorted(filter(self._keys.__contains__, engine_ids), key=self._numbers.__getitem__)
+        numbers = [self._numbers[engine_id] for engine_id in engine_ids if engine_id in self._entries]
+        return [self._states[number] for number in sorted(numbers)]
 
     def has_room(self, engine_id: EngineId) -> bool:
         """Whether an engine can take a call, memory aside."""
-        keys = self._keys.get(engine_id)
-        return keys is not None and keys.has_room
+        entries = self._entries.get(engine_id)
+        return entries is not None and entries.soonest is not None
 
     @property
     def most_free_tokens(self) -> float:
         """Memory of the engine that has most, of those that have room; one without calls has all there is."""
         return self._roomiest[-1][0] if self._roomiest else -math.inf
+
+    def _move(self, before: _Entries, after: _Entries) -> None:
+        if before.soonest != after.soonest:
+            _move(self._soonest, before.soonest, after.soonest)
+        if before.roomiest != after.roomiest:
+            _move(self._roomiest, before.roomiest, after.roomiest)
+        if before.emptiest != after.emptiest:
+            _move(self._emptiest, before.emptiest, after.emptiest)
+
+
+def _move(order: list[_Entry], before: _Entry | None, after: _Entry | None) -> None:
+    if before is not None:
+        del order[bisect_left(order, before)]
+    if after is not None:
+        insort(order, after)
 
 
 class Roster(Collection[EngineState]):
@@ -145,9 +183,6 @@ class Roster(Collection[EngineState]):
     def __contains__(self, engine: object) -> bool:
         return engine in self._states.values()
 
-    def __getitem__(self, engine_id: EngineId) -> EngineState:
-        return self._states[engine_id]
-
     @property
     def models(self) -> Collection[str]:
         """What they serve."""
@@ -159,19 +194,18 @@ class Roster(Collection[EngineState]):
 
     def put(self, state: EngineState, number: int) -> None:
         """An engine has come up, or has changed; `number` is its place among equals, always the same."""
-        self.drop(state.engine_id)
+        before = self._states.get(state.engine_id)
+        if before is not None:
+            self.num_places -= _places(before)
+            if before.model != state.model:
+                self._standing[before.model].remove(state.engine_id)
         self._states[state.engine_id] = state
         self.num_places += _places(state)
         standing = self._standing.get(state.model)
         if standing is None:
             standing = self._standing[state.model] = Standing()
         standing.enter(state.engine_id, number)
-        standing.put(
-            state,
-            num_calls=state.num_calls,
-            num_tokens=state.num_tokens,
-            num_unfilled_tokens=state.num_unfilled_tokens,
-        )
+        standing.put(state)
 
     def drop(self, engine_id: EngineId) -> None:
         """An engine is up no longer. Nothing happens when it was not."""

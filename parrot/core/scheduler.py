@@ -2,9 +2,10 @@
 alike.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 from parrot.core.prefixes import PrefixIndex
 from parrot.core.roster import EngineState, Roster, Standing
@@ -18,9 +19,9 @@ MANY_HOLDERS = 16
 """A prefix that more engines hold is not a reason to look at each of them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ReadyCall:
-    """A call whose inputs are all there."""
+    """A call whose inputs are all there. Made once for each call, and not changed."""
 
     call_id: CallId
     model: str
@@ -57,8 +58,7 @@ class Snapshot:
     `ready`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
+class Placement(NamedTuple):
     """A call given to an engine."""
 
     call_id: CallId
@@ -73,39 +73,6 @@ class Schedule:
     """What to do. Each ready call is placed exactly once, or deferred: not in here."""
 
     placements: tuple[Placement, ...]
-
-
-@dataclass(slots=True)
-class Seat:
-    """One engine as a round goes on: its state, and what the round added to it."""
-
-    state: EngineState
-    num_calls: int = 0
-    num_latency_calls: int = 0
-    num_tokens: int = 0
-    num_unfilled_tokens: int = 0
-    reserved: bool = False
-    """Kept for a latency-sensitive call that found no room: nothing else is placed on it in this round."""
-
-    @classmethod
-    def of(cls, state: EngineState) -> "Seat":
-        """The engine before the round."""
-        return cls(
-            state=state,
-            num_calls=state.num_calls,
-            num_latency_calls=state.num_latency_calls,
-            num_tokens=state.num_tokens,
-            num_unfilled_tokens=state.num_unfilled_tokens,
-        )
-
-    def fits(self, call: ReadyCall, shared: int, batch: int) -> bool:
-        """Whether a batch of at most `batch` calls has a place for it, and the memory; an empty engine has
-        both.
-        """
-        if self.num_calls == 0:
-            return True
-        needed = call.num_prompt_tokens - shared + call.num_output_tokens
-        return self.num_calls < batch and self.num_tokens + needed <= self.state.capacity_tokens
 
 
 class Shared:
@@ -154,7 +121,7 @@ class Shared:
 class Round:
     """The state of a round in progress: the snapshot, and what was placed so far in it.
 
-    It costs what it looks at, not what there is.
+    It costs what it looks at, not what there is; one that places a single call copies nothing.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -163,7 +130,10 @@ class Round:
         engines = snapshot.engines
         self._roster = engines if isinstance(engines, Roster) else Roster(engines)
         self._standing: dict[str, Standing] = {}
-        self._seats: dict[EngineId, Seat] = {}
+        self._own: set[str] = set()
+        """Models whose standing is the round's own, to be changed."""
+        self._moved: dict[EngineId, EngineState] = {}
+        """Engines on which something was placed that their standing does not tell yet."""
         self._planned: dict[PrefixKey, dict[EngineId, None]] = {}
         self.placements: list[Placement] = []
 
@@ -177,40 +147,30 @@ class Round:
         """Calls that all engines could take before the round, memory aside."""
         return self._roster.num_places
 
-    def seat(self, engine_id: EngineId) -> Seat:
-        """One engine as the round goes on."""
-        seat = self._seats.get(engine_id)
-        if seat is None:
-            seat = self._seats[engine_id] = Seat.of(self._roster[engine_id])
-        return seat
-
     def standing(self, model: str) -> Standing | None:
-        """The engines of a model in their orders, as the round goes on; None when there are none."""
+        """The engines of a model in their orders, as they are now; None when there are none. What is asked
+        for before something is placed does not tell of it.
+        """
+        while self._moved:
+            state = self._moved.popitem()[1]
+            self._to_change(state.model).put(state)
         found = self._standing.get(model)
         if found is None:
-            before = self._roster.standing(model)
-            if before is None:
-                return None
-            found = self._standing[model] = before.copy()
+            found = self._roster.standing(model)
+            if found is not None:
+                self._standing[model] = found
         return found
 
-    def soonest(self, standing: Standing) -> Iterator[Seat]:
-        """The engines that have room, from the one that gets to new work soonest on."""
-        return map(self.seat, standing.soonest())
-
-    def among(self, standing: Standing, engine_ids: Iterable[EngineId]) -> list[Seat]:
-        """Those of some engines that have room."""
-        return [self.seat(engine_id) for engine_id in engine_ids if standing.has_room(engine_id)]
-
-    def holders(self, standing: Standing, shared: Shared) -> list[Seat]:
+    def holders(self, standing: Standing, shared: Shared) -> list[EngineState]:
         """Engines that have room and hold some of a prompt; of very many only some that get to it soonest."""
-        seats = self.among(standing, shared.listed)
+        found = [standing[engine_id] for engine_id in shared.listed if standing.has_room(engine_id)]
         if shared.is_wide:
-            for seat in islice(self.soonest(standing), MANY_HOLDERS):
-                engine_id = seat.state.engine_id
-                if engine_id not in shared.listed and shared.get(engine_id):
-                    seats.append(seat)
-        return seats
+            found += [
+                state
+                for state in islice(standing.soonest(), MANY_HOLDERS)
+                if state.engine_id not in shared.listed and shared.get(state.engine_id)
+            ]
+        return found
 
     def held_keys(self, call: ReadyCall) -> tuple[PrefixKey, ...]:
         """The prefixes of a call that some engine holds, or will hold by this round."""
@@ -225,47 +185,40 @@ class Round:
                 shared.note(holders, planned, length)
         return shared
 
-    def place(self, call: ReadyCall, seat: Seat, shared: int, why: str) -> None:
+    def place(self, call: ReadyCall, engine: EngineState, shared: int, why: str) -> None:
         """Decide for one call, and let later calls of the round see it."""
-        seat.num_calls += 1
-        seat.num_latency_calls += call.wants_small_batches
-        seat.num_tokens += call.num_prompt_tokens - shared + call.num_output_tokens
-        seat.num_unfilled_tokens += call.num_prompt_tokens - shared
-        engine_id = seat.state.engine_id
-        self._note(call.model, seat)
+        engine_id = engine.engine_id
+        state = self._moved.get(engine_id)
+        if state is None:
+            state = self._moved[engine_id] = engine.copy()
+        to_fill = call.num_prompt_tokens - shared
+        state.num_calls += 1
+        state.num_latency_calls += call.wants_small_batches
+        state.num_tokens += to_fill + call.num_output_tokens
+        state.num_unfilled_tokens += to_fill
         for key in call.keys:
             self._planned.setdefault(key, {})[engine_id] = None
-        self.placements.append(
-            Placement(call_id=call.call_id, engine_id=engine_id, num_shared_tokens=shared, why=why)
-        )
+        self.placements.append(Placement(call.call_id, engine_id, shared, why))
 
     def reserve(self, model: str) -> None:
         """Keep the emptiest engine for what comes first in a later round: it has no more room in this one."""
         standing = self.standing(model)
         emptiest = None if standing is None else next(standing.emptiest(), None)
         if emptiest is not None:
-            seat = self.seat(emptiest)
-            seat.reserved = True
-            self._note(model, seat)
+            self._to_change(model).remove(emptiest.engine_id)
 
     def schedule(self) -> Schedule:
         """What was decided."""
         return Schedule(placements=tuple(self.placements))
 
-    def _note(self, model: str, seat: Seat) -> None:
-        standing = self.standing(model)
-        assert standing is not None, "an engine of the model was chosen"
-        if seat.reserved:
-            standing.remove(seat.state.engine_id)
-        else:
-            standing.put(
-                seat.state,
-                num_calls=seat.num_calls,
-                num_tokens=seat.num_tokens,
-                num_unfilled_tokens=seat.num_unfilled_tokens,
-            )
+    def _to_change(self, model: str) -> Standing:
+        if model not in self._own:
+            standing = self._standing[model]
+            self._standing[model] = standing.copy()
+            self._own.add(model)
+        return self._standing[model]
 
 
-def least_loaded(seats: Iterable[Seat]) -> Seat:
+def least_loaded(engines: Iterable[EngineState]) -> EngineState:
     """The engine with the fewest calls; of equals the first."""
-    return min(seats, key=lambda seat: seat.num_calls)
+    return min(engines, key=lambda engine: engine.num_calls)

@@ -21,6 +21,7 @@ from itertools import islice
 from parrot.core.executor.fleet import Fleet, Member
 from parrot.core.prefixes import Match, generated_key
 from parrot.core.prompts import Leading, Model, TokenCache, write_leading
+from parrot.core.roster import EngineState
 from parrot.core.service_config import ServiceConfig
 from parrot.core.sessions import CallRecord, FilledAhead, Session
 from parrot.errors import CallError, EngineError, RequestError
@@ -160,14 +161,14 @@ class Ahead:
             return member if _has_room(member) else None
         index, members = self._fleet.index, self._fleet.members
         held = [index.engines_with(key) for key in leading.keys]
-        likely: Iterator[EngineId]
+        likely: Iterator[EngineState]
         if sum(map(len, held)) > MANY_ENGINES:
-            likely = (e for e in standing.emptiest() if any(e in engine_ids for engine_ids in held))
+            likely = (e for e in standing.emptiest() if any(e.engine_id in ids for ids in held))
         elif any(held):
             likely = iter(standing.in_order(dict.fromkeys(e for engine_ids in held for e in engine_ids)))
         else:
             likely = standing.emptiest()
-        free = (member for e in islice(likely, MANY_ENGINES) if _has_room(member := members[e]))
+        free = (member for e in islice(likely, MANY_ENGINES) if _has_room(member := members[e.engine_id]))
         return min(free, key=lambda member: member.num_calls, default=None)
 
     def _beside(self, session: Session, leading: Leading) -> EngineId | None:

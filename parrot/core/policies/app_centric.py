@@ -16,13 +16,13 @@ In the order given:
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from parrot.core.policies.forecast import Forecast, forecast
-from parrot.core.roster import Standing
-from parrot.core.scheduler import ReadyCall, Round, Schedule, Seat, Shared, Snapshot
+from parrot.core.roster import EngineState, Standing
+from parrot.core.scheduler import ReadyCall, Round, Schedule, Shared, Snapshot
 from parrot.types.ids import CallId, EngineId, PrefixKey
 
 LOOK_AHEAD = 32
@@ -66,10 +66,10 @@ class _AppCentricRound:
         for calls in self._units() if room else ():
             beside: Counter[EngineId] = Counter()
             for call in calls:
-                seat = self._place(call, beside)
-                num_refused = 0 if seat is not None else num_refused + 1
-                if seat is not None:
-                    beside[seat.state.engine_id] += 1
+                engine = self._place(call, beside)
+                num_refused = 0 if engine is not None else num_refused + 1
+                if engine is not None:
+                    beside[engine.engine_id] += 1
             if len(self._going.placements) >= room or num_refused >= LOOK_AHEAD:
                 break
         return self._going.schedule()
@@ -92,7 +92,7 @@ class _AppCentricRound:
             done.update(other.call_id for other in unit)
             yield unit
 
-    def _place(self, call: ReadyCall, beside: Mapping[EngineId, int]) -> Seat | None:
+    def _place(self, call: ReadyCall, beside: Mapping[EngineId, int]) -> EngineState | None:
         """Put a call where it costs least; None when no engine has room for it now.
 
         `beside` counts the calls of its group that were placed in this round.
@@ -106,30 +106,57 @@ class _AppCentricRound:
             self._defer(call)
             return None
         held = self._going.shared_tokens(call)
-        candidates = [seat for seat in self._going.holders(standing, held) if self._fits(seat, call, held)]
-        candidates += self._soonest_fitting(call, standing, held)
-        if not candidates:
+        chosen = self._cheapest(call, self._candidates(call, standing, held), held, beside)
+        if chosen is None:
             self._refused_there[refused] = needed
             self._defer(call)
             return None
-        costs = [(self._mixes(seat, call), self._forecast(seat, call, held, beside)) for seat in candidates]
-        chosen = min(range(len(costs)), key=lambda i: (costs[i][0], costs[i][1].cost_s))
-        seat, found = candidates[chosen], costs[chosen][1]
-        shared = held.get(seat.state.engine_id)
+        engine, found = chosen
+        shared = held.get(engine.engine_id)
         self._refused_there.clear()
-        self._going.place(call, seat, shared, _why(call, found, shared, beside[seat.state.engine_id]))
-        return seat
+        self._going.place(call, engine, shared, _why(call, found, shared, beside[engine.engine_id]))
+        return engine
 
-    def _soonest_fitting(self, call: ReadyCall, standing: Standing, held: Shared) -> Sequence[Seat]:
+    def _candidates(self, call: ReadyCall, standing: Standing, held: Shared) -> Collection[EngineState]:
+        """Engines that have room: those that hold some of the prompt, then those that get to it soonest."""
+        found = {
+            engine.engine_id: engine
+            for engine in self._going.holders(standing, held)
+            if self._fits(engine, call, held)
+        }
+        for engine in self._soonest_fitting(call, standing, held):
+            found.setdefault(engine.engine_id, engine)
+        return found.values()
+
+    def _cheapest(
+        self,
+        call: ReadyCall,
+        candidates: Iterable[EngineState],
+        held: Shared,
+        beside: Mapping[EngineId, int],
+    ) -> tuple[EngineState, Forecast] | None:
+        """Those where it would mix work come last; of equals the first is taken."""
+        best: tuple[bool, float] = (True, math.inf)
+        chosen: tuple[EngineState, Forecast] | None = None
+        for engine in candidates:
+            engine_id = engine.engine_id
+            shared = held.get(engine_id) if self._policy.affinity else 0
+            found = forecast(engine, call, shared=shared, num_beside=beside[engine_id])
+            cost = (self._mixes(engine, call), found.cost_s)
+            if chosen is None or cost < best:
+                best, chosen = cost, (engine, found)
+        return chosen
+
+    def _soonest_fitting(self, call: ReadyCall, standing: Standing, held: Shared) -> Sequence[EngineState]:
         """The engines that get to it soonest, those that would not mix work if there are any."""
         small, needed = call.wants_small_batches, call.num_prompt_tokens + call.num_output_tokens
         if self._is_refused(call.model, standing, small=small, needed=needed):
             return ()
-        apart: list[Seat] = []
-        mixed: list[Seat] = []
-        for seat in self._going.soonest(standing):
-            if self._fits(seat, call, held):
-                (mixed if self._mixes(seat, call) else apart).append(seat)
+        apart: list[EngineState] = []
+        mixed: list[EngineState] = []
+        for engine in standing.soonest():
+            if self._fits(engine, call, held):
+                (mixed if self._mixes(engine, call) else apart).append(engine)
             if len(apart) == NUM_CANDIDATES:
                 break
         if not (apart or mixed):
@@ -147,32 +174,22 @@ class _AppCentricRound:
             self._reserved.add(call.model)
             self._going.reserve(call.model)
 
-    def _fits(self, seat: Seat, call: ReadyCall, held: Shared) -> bool:
-        batch = self._batch(seat, small=call.wants_small_batches)
-        return seat.fits(call, held.get(seat.state.engine_id), batch)
+    def _fits(self, engine: EngineState, call: ReadyCall, held: Shared) -> bool:
+        """Whether there is a place in a batch for it, and the memory; an empty engine has both."""
+        if engine.num_calls == 0:
+            return True
+        needed = call.num_prompt_tokens - held.get(engine.engine_id) + call.num_output_tokens
+        if engine.num_tokens + needed > engine.capacity_tokens:
+            return False
+        most = engine.max_batch
+        if self._policy.isolation and (engine.num_latency_calls or call.wants_small_batches):
+            most = engine.pace.batch_within(self._target_s, most, engine.num_tokens)
+        return engine.num_calls < most
 
-    def _mixes(self, seat: Seat, call: ReadyCall) -> bool:
+    def _mixes(self, engine: EngineState, call: ReadyCall) -> bool:
         """Whether work that nobody waits for would slow down calls that somebody waits for."""
-        bulk = self._policy.isolation and call.objective.objective == "throughput"
-        return bulk and seat.num_latency_calls > 0
-
-    def _batch(self, seat: Seat, *, small: bool) -> int:
-        """How many calls the engine may have, with this one among them."""
-        most = seat.state.max_batch
-        if self._policy.isolation and (small or seat.num_latency_calls):
-            return seat.state.pace.batch_within(self._target_s, most, seat.num_tokens)
-        return most
-
-    def _forecast(
-        self,
-        seat: Seat,
-        call: ReadyCall,
-        held: Shared,
-        beside: Mapping[EngineId, int],
-    ) -> Forecast:
-        engine_id = seat.state.engine_id
-        shared = held.get(engine_id) if self._policy.affinity else 0
-        return forecast(seat, call, shared=shared, num_beside=beside[engine_id])
+        bulk = engine.num_latency_calls > 0 and call.objective.objective == "throughput"
+        return bulk and self._policy.isolation
 
 
 def _why(call: ReadyCall, found: Forecast, shared: int, num_beside: int) -> str:

@@ -8,9 +8,10 @@ shortens both: it is not computed again, and, where attention reads shared KV on
 step.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from parrot.core.scheduler import ReadyCall, Seat
+from parrot.core.roster import EngineState
+from parrot.core.scheduler import ReadyCall
 
 OTHERS = 0.5
 """What a second of another call counts: the calls that are there are halfway through, on average."""
@@ -19,8 +20,7 @@ TO_COME = 1
 """Calls that are not there yet, and will be delayed too. So no work is done twice for next to nothing."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forecast:
+class Forecast(NamedTuple):
     """A call on an engine."""
 
     finish_s: float
@@ -34,15 +34,15 @@ class Forecast:
         return self.finish_s + OTHERS * self.delay_s
 
 
-def forecast(seat: Seat, call: ReadyCall, *, shared: int, num_beside: int = 0) -> Forecast:
+def forecast(engine: EngineState, call: ReadyCall, *, shared: int, num_beside: int = 0) -> Forecast:
     """What becomes of a call, of whose prompt the engine has `shared` tokens, and of the calls that are
     there, but for `num_beside` of its own group: of a group only the last counts.
     """
-    pace, num_steps = seat.state.pace, call.num_output_tokens
+    pace, num_steps, num_calls = engine.pace, call.num_output_tokens, engine.num_calls
     to_fill = max(0, call.num_prompt_tokens - shared)
     to_hold = to_fill + num_steps
-    batch = min(seat.num_calls + 1, seat.state.max_batch)
-    finish_s = pace.fill_s(seat.num_unfilled_tokens + to_fill)
-    finish_s += num_steps * pace.step_s(batch, seat.num_tokens + to_hold)
+    batch = min(num_calls + 1, engine.max_batch)
+    finish_s = pace.fill_s(engine.num_unfilled_tokens + to_fill)
+    finish_s += num_steps * pace.step_s(batch, engine.num_tokens + to_hold)
     longer_s = pace.fill_s(to_fill) + num_steps * (pace.decode_s + pace.kv_s * to_hold)
-    return Forecast(finish_s=finish_s, delay_s=(seat.num_calls - num_beside + TO_COME) * longer_s)
+    return Forecast(finish_s, (num_calls - num_beside + TO_COME) * longer_s)

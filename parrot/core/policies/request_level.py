@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from parrot.core.roster import Standing
-from parrot.core.scheduler import ReadyCall, Round, Schedule, Seat, Shared, Snapshot, least_loaded
+from parrot.core.roster import EngineState, Standing
+from parrot.core.scheduler import ReadyCall, Round, Schedule, Shared, Snapshot, least_loaded
 
-Bound = Callable[[Seat, Snapshot], int]
+Bound = Callable[[EngineState, Snapshot], int]
 """How many calls an engine may have at once."""
 
 
@@ -22,10 +22,10 @@ class Routing:
     most_times: float = 1.0
     """… unless it has no more than so many times as many."""
 
-    def allows(self, call: ReadyCall, shared: int, seat: Seat, emptiest: Seat) -> bool:
+    def allows(self, call: ReadyCall, shared: int, engine: EngineState, emptiest: EngineState) -> bool:
         """Whether an engine that has `shared` tokens of a prompt is to be preferred to the emptiest."""
-        ahead = seat.num_calls - emptiest.num_calls > self.most_ahead
-        overloaded = ahead and seat.num_calls > self.most_times * emptiest.num_calls
+        ahead = engine.num_calls - emptiest.num_calls > self.most_ahead
+        overloaded = ahead and engine.num_calls > self.most_times * emptiest.num_calls
         return shared > 0 and shared >= self.least_share * call.num_prompt_tokens and not overloaded
 
 
@@ -65,29 +65,30 @@ class RequestLevel:
         standing = going.standing(call.model)
         if standing is None:
             return False
-        seats = map(going.seat, standing.emptiest())
-        emptiest = next((seat for seat in seats if seat.num_calls < self.bound(seat, snapshot)), None)
+        engines = standing.emptiest()
+        emptiest = next(
+            (engine for engine in engines if engine.num_calls < self.bound(engine, snapshot)), None
+        )
         if emptiest is None:
             return False
         shared = going.shared_tokens(call)
-        holder = self._holder(going, standing, call, shared, emptiest, snapshot)
+        holder = self._holder(standing, call, shared, emptiest, snapshot)
         if holder is not None:
-            longest = shared.get(holder.state.engine_id)
+            longest = shared.get(holder.engine_id)
             going.place(call, holder, longest, f"holds {longest} tokens of its prompt")
             return True
-        held = shared.get(emptiest.state.engine_id)
+        held = shared.get(emptiest.engine_id)
         going.place(call, emptiest, held, "the engine with the fewest calls")
         return True
 
     def _holder(
         self,
-        going: Round,
         standing: Standing,
         call: ReadyCall,
         shared: Shared,
-        emptiest: Seat,
+        emptiest: EngineState,
         snapshot: Snapshot,
-    ) -> Seat | None:
+    ) -> EngineState | None:
         """Of the engines that hold a prefix for which it is worth going there, of those with the longest, the
         one with the fewest calls.
         """
@@ -95,17 +96,18 @@ class RequestLevel:
         if routing is None:
             return None
 
-        def takes(seat: Seat) -> bool:
-            held = shared.get(seat.state.engine_id)
-            return seat.num_calls < self.bound(seat, snapshot) and routing.allows(call, held, seat, emptiest)
+        def takes(engine: EngineState) -> bool:
+            held = shared.get(engine.engine_id)
+            has_place = engine.num_calls < self.bound(engine, snapshot)
+            return has_place and routing.allows(call, held, engine, emptiest)
 
-        holders = [seat for seat in map(going.seat, standing.in_order(shared.listed)) if takes(seat)]
+        holders = [engine for engine in standing.in_order(shared.listed) if takes(engine)]
         if holders:
-            longest = max(shared.get(seat.state.engine_id) for seat in holders)
-            return least_loaded(s for s in holders if shared.get(s.state.engine_id) == longest)
+            longest = max(shared.get(engine.engine_id) for engine in holders)
+            return least_loaded(e for e in holders if shared.get(e.engine_id) == longest)
         if not shared.is_wide:
             return None
-        wide = (seat for seat in map(going.seat, standing.emptiest()) if shared.get(seat.state.engine_id))
+        wide = (engine for engine in standing.emptiest() if shared.get(engine.engine_id))
         return next(filter(takes, wide), None)
 
 
@@ -113,18 +115,18 @@ def _by_hint(call: ReadyCall) -> bool:
     return call.objective.objective == "throughput"
 
 
-def without_bound(_: Seat, __: Snapshot) -> int:
+def without_bound(_: EngineState, __: Snapshot) -> int:
     """As many as come; the engine queues them."""
     return 1 << 62
 
 
-def small_batch(seat: Seat, snapshot: Snapshot) -> int:
+def small_batch(engine: EngineState, snapshot: Snapshot) -> int:
     """As many as leave every step within the latency target: each request is treated as if someone waited for
     it.
     """
-    return seat.state.pace.batch_within(snapshot.latency_target_s, seat.state.max_batch)
+    return engine.pace.batch_within(snapshot.latency_target_s, engine.max_batch)
 
 
-def full_batch(seat: Seat, _: Snapshot) -> int:
+def full_batch(engine: EngineState, _: Snapshot) -> int:
     """As many as the engine can batch."""
-    return seat.state.max_batch
+    return engine.max_batch
