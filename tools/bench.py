@@ -1,8 +1,9 @@
 """Measure everything that can be measured here, and make the page: `python tools/bench.py [RESULTS]`.
 
 `VLLM_VENV` names a virtual environment with vLLM in it, which is then started for the time; `VLLM_URL` a vLLM
-that runs already, with the model that `parrot models init bench-115m` makes. Without either, applications are
-compared with Parrot's own completions API alone. What was skipped is said at the end.
+that runs already, with the model that `parrot models init bench-115m` makes. `LLAMACPP_VENV` names an environment
+with `xllamacpp` and `gguf`. Without any, applications are compared with Parrot's own completions API alone. What
+was skipped is said at the end.
 """
 
 import os
@@ -30,6 +31,11 @@ def steps(results: Path, skipped: list[str]) -> list[list[str]]:
         baselines += ["--baseline", f"openai:{url}"]
     else:
         skipped.append("applications against vLLM: neither VLLM_VENV nor VLLM_URL is set")
+    others: list[list[str]] = []
+    if venv := os.environ.get("LLAMACPP_VENV"):
+        others = [["bench", "apps", "--baseline", f"llamacpp:{venv}", "--work", "chain,mapreduce,gpts", *out]]
+    else:
+        skipped.append("applications against llama.cpp: LLAMACPP_VENV is not set")
     serving = "gpts-rate,chat-mapreduce,chain-background"
     plots = ["--plots" if find_spec("matplotlib") is not None else "--no-plots"]
     if plots == ["--no-plots"]:
@@ -46,6 +52,7 @@ def steps(results: Path, skipped: list[str]) -> list[list[str]]:
         ["bench", "engine", *out],
         ["bench", "apps", *baselines, "--rtt", "0", "--rtt", "0.25", *out],
         ["bench", "apps", *baselines, "--work", serving, "--rate", "1", "--rate", "3", "--runs", "1", *out],
+        *others,
         ["bench", "control", *out],
         ["bench", "scale", *out],
         *simulated,

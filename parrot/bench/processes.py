@@ -129,6 +129,37 @@ def vllm_program(venv: Path) -> Path:
     return program
 
 
+@asynccontextmanager
+async def llamacpp_server(venv: Path, model: Path, *, clock: Clock) -> AsyncIterator[ServerProcess]:
+    """A llama.cpp server from a virtual environment with `xllamacpp` and `gguf`: 32 slots, one pool of KV,
+    prompts cached. The model is converted first. Both paths are absolute.
+
+    Raises:
+        ConfigError: it is not installed there.
+        UnreachableError: it ended instead of listening.
+    """
+    python = llamacpp_python(venv)
+    port = _free_port()
+    with TemporaryDirectory(prefix="parrot-bench-") as scratch:
+        program = Path(__file__).parent / "peers" / "llamacpp.py"
+        arguments = [str(python), str(program), str(model), str(port)]
+        async with _process(arguments, Path(scratch), {}) as (process, log):
+            server = ServerProcess(process, f"http://127.0.0.1:{port}", log)
+            await _listening(server, clock)
+            yield server
+
+
+def llamacpp_python(venv: Path) -> Path:
+    """The interpreter of the environment.
+
+    Raises:
+        ConfigError: llama.cpp is not installed there.
+    """
+    if not any(venv.glob("lib/python*/site-packages/xllamacpp")):
+        raise ConfigError(f"there is no xllamacpp in {venv}", param="--baseline")
+    return venv / "bin" / "python"
+
+
 VLLM_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "4",
     "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",

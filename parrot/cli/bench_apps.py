@@ -39,7 +39,7 @@ SERVING = ("gpts-rate", "chat-mapreduce", "chain-background")
     "baselines",
     multiple=True,
     metavar="KIND:WHERE",
-    help="openai:URL, a running server; or vllm:VENV, vLLM is started from there. May be repeated.",
+    help="openai:URL, a running server; or vllm:VENV or llamacpp:VENV, started from there. May be repeated.",
 )
 @click.option("--baseline-parrot", is_flag=True, help="Parrot's own completions API is a base line too.")
 @click.option(
@@ -179,7 +179,9 @@ def _chosen(text: str) -> tuple[str, ...]:
 def _absolute(baseline: str) -> str:
     """A directory as seen from anywhere."""
     kind, colon, where = baseline.partition(":")
-    return f"{kind}:{Path(where).absolute()}" if kind == "vllm" and where else kind + colon + where
+    return (
+        f"{kind}:{Path(where).absolute()}" if kind in ("vllm", "llamacpp") and where else kind + colon + where
+    )
 
 
 def _model(model: str | None) -> Path:

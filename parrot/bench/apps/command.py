@@ -20,11 +20,19 @@ from parrot.bench.apps.serving import SERVING
 from parrot.bench.apps.suite import AppsPlan, AppsSuite, Contender
 from parrot.bench.apps.texts import read_material
 from parrot.bench.origin import Commit, Machine, commit, machine, versions
-from parrot.bench.processes import ServerProcess, parrot_service, vllm_command, vllm_program, vllm_server
+from parrot.bench.processes import (
+    ServerProcess,
+    llamacpp_python,
+    llamacpp_server,
+    parrot_service,
+    vllm_command,
+    vllm_program,
+    vllm_server,
+)
 from parrot.errors import ConfigError, UnreachableError
 from parrot.ports.clock import Clock
 
-BaselineKind = Literal["openai", "vllm"]
+BaselineKind = Literal["openai", "vllm", "llamacpp"]
 MAX_MODEL_LEN = 8192
 """The window that vLLM is started with."""
 
@@ -48,8 +56,8 @@ class AppsRequest:
     @property
     def needs_model(self) -> bool:
         """Whether a server is started that serves a model."""
-        starts_vllm = any(one.startswith("vllm:") for one in self.baselines)
-        return (self.url is None and self.engine == "torch") or starts_vllm
+        starts_one = any(one.startswith(("vllm:", "llamacpp:")) for one in self.baselines)
+        return (self.url is None and self.engine == "torch") or starts_one
 
     def with_model(self, model: Path) -> "AppsRequest":
         """The same, with that model."""
@@ -163,7 +171,7 @@ def command_of(request: AppsRequest) -> str:
     return " ".join(words)
 
 
-_PLACES = {"openai": "URL", "vllm": "VENV"}
+_PLACES = {"openai": "URL", "vllm": "VENV", "llamacpp": "VENV"}
 
 
 async def _contenders(
@@ -207,9 +215,13 @@ async def _check(baseline: str) -> None:
     """Refuse what cannot be a base line, before anything is started."""
     kind, _, where = baseline.partition(":")
     if kind not in get_args(BaselineKind) or not where:
-        raise ConfigError(f"a base line is openai:URL or vllm:VENV, not {baseline!r}", param="--baseline")
+        raise ConfigError(
+            f"a base line is openai:URL, vllm:VENV or llamacpp:VENV, not {baseline!r}", param="--baseline"
+        )
     if kind == "vllm":
         vllm_program(Path(where))
+    elif kind == "llamacpp":
+        llamacpp_python(Path(where))
     else:
         await served_model(where)
 
@@ -238,6 +250,12 @@ async def _baseline(
         url = server.url
         command = vllm_command(Path("vllm"), Path("DIR"), port=0, max_model_len=MAX_MODEL_LEN)
         settings["command"] = " ".join(command)
+    elif kind == "llamacpp":
+        assert request.model is not None
+        tell("starting llama.cpp")
+        server = await stack.enter_async_context(llamacpp_server(Path(where), request.model, clock=clock))
+        url = server.url
+        settings["slots"] = "32, one pool of KV of 32,768 tokens, prompts cached, bfloat16"
     model, owner = await served_model(url)
     http = await stack.enter_async_context(http_client(url))
     gauges: Gauges = await find_gauges(http)
@@ -249,7 +267,7 @@ async def _baseline(
     name = owner or "openai"
     name = f"{name}-{number + 1}" if name in taken else name
     servers.append(
-        ServerReport(name=name, url=url, model=model, settings=settings, started_here=kind == "vllm")
+        ServerReport(name=name, url=url, model=model, settings=settings, started_here=server is not None)
     )
     wires = await stack.enter_async_context(network())
     side = OpenAISide(url, wires, model, clock=clock, name=name, stream=request.stream)

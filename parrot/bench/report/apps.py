@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from parrot.bench.report import prose
 from parrot.bench.report.files import Found, Results
 from parrot.bench.report.markdown import code, median_text, number, section, spread_text, table
-from parrot.bench.report.targets import SPEEDUPS, Target
+from parrot.bench.report.targets import OVER_LLAMACPP, SPEEDUPS, Target
 
 OWN = "parrot-completions"
 """Parrot's own completions API, driven by a client."""
@@ -40,13 +40,18 @@ class Comparison:
 
     @property
     def target(self) -> Target | None:
-        """What the project wants against vLLM on a processor."""
-        targets = SPEEDUPS.get(self.work["work"]) if self.side.startswith("vllm") else None
-        if targets is None or self.source.get("plan", {}).get("scale", 1.0) != 1.0:
+        """What the project wants against vLLM and llama.cpp on a processor."""
+        work, rtt_s = self.work["work"], self.work["rtt_s"]
+        if self.source.get("plan", {}).get("scale", 1.0) != 1.0:
             return None
-        if self.work["rtt_s"] == 0:
+        if self.side.startswith("llamacpp"):
+            return OVER_LLAMACPP.get(work) if rtt_s == 0 else None
+        targets = SPEEDUPS.get(work) if self.side.startswith("vllm") else None
+        if targets is None:
+            return None
+        if rtt_s == 0:
             return targets[0]
-        return targets[1] if abs(self.work["rtt_s"] - 0.25) < 0.01 else None
+        return targets[1] if abs(rtt_s - 0.25) < 0.01 else None
 
 
 def comparisons(results: Results) -> list[Comparison]:

@@ -41,6 +41,11 @@ SPEEDUPS = {
 }
 """Job completion time of vLLM on the CPU over Parrot's: without a round trip, and with one of 250 ms."""
 
+OVER_LLAMACPP = {"chain": Target(bound=1.5)} | dict.fromkeys(
+    ("mapreduce", "gpts", "shared", "agents", "copilot"), Target(bound=4.0)
+)
+"""The same over llama.cpp's server, without a round trip."""
+
 PREFILL = Target(bound=1400)
 """Tokens a second, of prompts of 512 tokens or more."""
 DECODE_ALONE = Target(bound=55, goal=70)

@@ -47,7 +47,12 @@ def test_a_base_line_that_does_not_answer_is_named(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    "odd", [["--work", "chains"], ["--baseline", "vllm:/nowhere", "--engine", "scripted"]]
+    "odd",
+    [
+        ["--work", "chains"],
+        ["--baseline", "vllm:/nowhere", "--engine", "scripted"],
+        ["--baseline", "llamacpp:/nowhere", "--engine", "scripted"],
+    ],
 )
 def test_what_cannot_be_run_is_a_usage_error(odd: list[str]) -> None:
     assert run(["bench", "apps", *odd]) == 2
