@@ -1,9 +1,9 @@
 """Measure everything that can be measured here, and make the page: `python tools/bench.py [RESULTS]`.
 
-`VLLM_VENV` names a virtual environment with vLLM in it, which is then started for the time; `VLLM_URL` a vLLM
-that runs already, with the model that `parrot models init bench-115m` makes. `LLAMACPP_VENV` names an environment
-with `xllamacpp` and `gguf`. Without any, applications are compared with Parrot's own completions API alone. What
-was skipped is said at the end.
+`VLLM_VENV` names a virtual environment with vLLM in it, which is then started for the time; `VLLM_URL` a
+vLLM that runs already, with the model that `parrot models init bench-115m` makes. `LLAMACPP_VENV` names an
+environment with `xllamacpp` and `gguf`. Without any, applications are compared with Parrot's own completions API alone.
+What was skipped is said at the end.
 """
 
 import os
