@@ -165,17 +165,21 @@ class ApplicationGraph:
                 for consumer in variable.consumers:
                     yield variable.producer, consumer, variable.variable_id
 
-    def check(self, calls: Sequence[NewCall], variables: Sequence[NewVariable]) -> Stages:
+    def check(self, calls: Sequence[NewCall], variables: Sequence[NewVariable | Variable]) -> Stages:
         """Raise what `add` would raise; what it gives is good for `add` while no call comes in between."""
         return self._plan(calls, variables)
 
     def add(
-        self, calls: Sequence[NewCall], variables: Sequence[NewVariable], *, checked: Stages | None = None
+        self,
+        calls: Sequence[NewCall],
+        variables: Sequence[NewVariable | Variable],
+        *,
+        checked: Stages | None = None,
     ) -> Added:
         """Add calls together with the variables that come with them: all or, when it raises, nothing.
 
-        A call may consume what another of the batch, or a later one, produces. `checked` is what `check` gave
-        of the same; it is not checked again.
+        A call may consume what another of the batch, or a later one, produces. A `Variable` among the new
+        ones is taken as it is. `checked` is what `check` gave of the same; it is not checked again.
 
         Raises:
             GraphError: `cycle`, `fan_in`, `too_deep_graph`.
@@ -185,7 +189,10 @@ class ApplicationGraph:
         """
         stages = self._plan(calls, variables) if checked is None else checked
         for variable in variables:
-            self._create(variable.variable_id, variable.name, variable.value)
+            if isinstance(variable, Variable):
+                self._take(variable)
+            else:
+                self._create(variable.variable_id, variable.name, variable.value)
         added = [self._link(call) for call in calls]
         for call_id, stage in stages.items():
             self._calls[call_id].stage = stage
@@ -306,7 +313,7 @@ class ApplicationGraph:
         )
         return self._in_order(self._calls[call_id] for call_id in reached if not self._calls[call_id].ended)
 
-    def _plan(self, calls: Sequence[NewCall], variables: Sequence[NewVariable]) -> Stages:
+    def _plan(self, calls: Sequence[NewCall], variables: Sequence[NewVariable | Variable]) -> Stages:
         """Check an addition without changing anything; gives the stages it brings."""
         self._check_limits(calls, variables)
         self._check_producers(calls)
@@ -373,7 +380,7 @@ class ApplicationGraph:
             )
         return stages
 
-    def _check_limits(self, calls: Sequence[NewCall], variables: Sequence[NewVariable]) -> None:
+    def _check_limits(self, calls: Sequence[NewCall], variables: Sequence[NewVariable | Variable]) -> None:
         limits = self._limits
         if len(calls) > limits.max_batch_calls:
             raise _too_many("calls of one submission", limits.max_batch_calls)
@@ -420,9 +427,12 @@ class ApplicationGraph:
         variable = Variable(variable_id=variable_id, name=name)
         if value is not None:
             variable.set_ready(value)
-        self._variables[variable_id] = variable
-        if name is not None:
-            self._variable_names[name] = variable_id
+        self._take(variable)
+
+    def _take(self, variable: Variable) -> None:
+        self._variables[variable.variable_id] = variable
+        if variable.name is not None:
+            self._variable_names[variable.name] = variable.variable_id
 
     def _link(self, new: NewCall) -> Call:
         assert new.call_id not in self._calls, f"{new.call_id} exists already"

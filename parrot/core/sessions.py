@@ -117,6 +117,8 @@ class Session:
     """What was pending when the deadline passed has failed."""
     opaque: bool = False
     """Its prompts come without structure; see `Program.opaque`."""
+    silent: bool = False
+    """Nobody but who opened it learns what happens in it: no events are made of that."""
     recovered: bool = False
     """It was rebuilt from the store; replies to earlier requests are known there only."""
     records: dict[CallId, CallRecord] = field(default_factory=dict)

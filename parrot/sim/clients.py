@@ -10,23 +10,25 @@ graph carries links.
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 from typing import Literal
 
+from parrot.core.executor.direct import Constant, DirectCall, Generated, Given, Named, PromptPiece
 from parrot.core.service import Service
-from parrot.errors import CallError, ParrotError
+from parrot.core.sessions import Session
+from parrot.errors import ParrotError
 from parrot.ports.clock import Clock
-from parrot.sim.application import AppCall, Application, call_json
+from parrot.sim.application import AppCall, Application, Ref
+from parrot.sim.engine import MODEL
+from parrot.sim.tokens import mark
 from parrot.types.ids import DEFAULT_TENANT
 from parrot.types.objective import Objective
+from parrot.types.sampling import Sampling
 from parrot.wire.answers import CallNode
-from parrot.wire.requests import SessionCreate, SubmitCalls
 
 ClientKind = Literal["graph", "requests"]
 """Whole applications, or one call at a time."""
-
-WAIT_S = 1e7
-"""How long a client waits for a value, in virtual seconds."""
 
 RoundTrip = Callable[[], float]
 """Gives the seconds of the next round trip."""
@@ -88,15 +90,14 @@ class Client:
     async def run(self, application: Application) -> Measured:
         """Run one application to its end, in a session of its own."""
         began_at_s = self._clock.now_s()
-        service = self._service
-        opening = SessionCreate(objective=application.objective if self._hints else None)
-        sid = (await service.open_session(DEFAULT_TENANT, opening)).session_id
+        direct = self._service.direct
+        session = direct.open(DEFAULT_TENANT, objective=application.objective if self._hints else None)
         run_round = self._graph_round if self._kind == "graph" else self._request_round
         error: str | None = None
         values: dict[str, str] = {}
         try:
             for calls in application.rounds:
-                await run_round(sid, application.objective, calls, values)
+                await run_round(session, application.objective, calls, values)
         except ParrotError as failed:
             error = failed.code
         except ExceptionGroup as group:
@@ -105,42 +106,39 @@ class Client:
                 raise
             error = _first(failures).code
         jct_s = self._clock.now_s() - began_at_s
-        records = service.graph(DEFAULT_TENANT, sid).calls if self._with_calls else ()
-        await service.delete_session(DEFAULT_TENANT, sid)
+        records = self._service.graph(DEFAULT_TENANT, session.session_id).calls if self._with_calls else ()
+        direct.close(session)
         return Measured(
             kind=application.kind,
             began_at_s=began_at_s,
             jct_s=jct_s,
             num_calls=application.num_calls,
-            num_output_tokens=sum(call.num_output_tokens for call in application.calls),
+            num_output_tokens=sum([call.num_output_tokens for call in application.calls]),
             calls=records,
             error=error,
         )
 
     async def _graph_round(
-        self, sid: str, objective: Objective | None, calls: Sequence[AppCall], values: dict[str, str]
+        self, session: Session, objective: Objective | None, calls: Sequence[AppCall], values: dict[str, str]
     ) -> None:
         """Submit a round at once, then wait for what no call of it reads."""
         trip_s = self._round_trip()
         await self._pass(trip_s / 2)
-        await self._submit(sid, calls, {})
+        self._submit(session, calls, {})
         read = {name for call in calls for name in call.needs}
         finals = [call.name for call in calls if call.name not in read]
+        found = await self._service.direct.values(session, finals, objective)
         if len(finals) == 1:
-            values[finals[0]] = await self._get(sid, finals[0], objective)
-        else:
-            async with asyncio.TaskGroup() as group:
-                for name in finals:
-                    group.create_task(self._get(sid, name, objective))
+            values[finals[0]] = found[0]
         await self._pass(trip_s / 2)
 
     async def _request_round(
-        self, sid: str, objective: Objective | None, calls: Sequence[AppCall], values: dict[str, str]
+        self, session: Session, objective: Objective | None, calls: Sequence[AppCall], values: dict[str, str]
     ) -> None:
         """Send each call when the client has what it reads; a single request tells nothing of the whole."""
         del objective
         if len(calls) == 1:
-            await self._request(sid, calls[0], values)
+            await self._request(session, calls[0], values)
             return
         arrivals: dict[str, asyncio.Future[None]] = {}
         loop = asyncio.get_running_loop()
@@ -151,37 +149,45 @@ class Client:
             for name in call.needs:
                 if name in arrivals:
                     await arrivals[name]
-            await self._request(sid, call, values)
+            await self._request(session, call, values)
             arrivals[call.name].set_result(None)
 
         async with asyncio.TaskGroup() as group:
             for call in calls:
                 group.create_task(send(call))
 
-    async def _request(self, sid: str, call: AppCall, values: dict[str, str]) -> None:
+    async def _request(self, session: Session, call: AppCall, values: dict[str, str]) -> None:
         trip_s = self._round_trip()
         await self._pass(trip_s / 2)
-        await self._submit(sid, [call], values)
-        value = await self._get(sid, call.name, None)
+        self._submit(session, [call], values)
+        (value,) = await self._service.direct.values(session, [call.name])
         await self._pass(trip_s / 2)
         values[call.name] = value
 
-    async def _submit(self, sid: str, calls: Sequence[AppCall], values: Mapping[str, str]) -> None:
-        request = SubmitCalls.model_validate({"calls": [call_json(call, values) for call in calls]})
-        await self._service.submit(DEFAULT_TENANT, sid, request)
-
-    async def _get(self, sid: str, name: str, objective: Objective | None) -> str:
-        found = await self._service.get_variable(
-            DEFAULT_TENANT, sid, name, wait_s=WAIT_S, objective=objective
-        )
-        if found.value is None:
-            code = found.error.code if found.error else "deadline"
-            raise CallError(f"the value of {name!r} did not come", code=code)
-        return found.value
+    def _submit(self, session: Session, calls: Sequence[AppCall], values: Mapping[str, str]) -> None:
+        self._service.direct.submit(session, MODEL, [_direct_call(call, values) for call in calls])
 
     async def _pass(self, duration_s: float) -> None:
         if duration_s:
             await self._clock.sleep(duration_s)
+
+
+def _direct_call(call: AppCall, values: Mapping[str, str]) -> DirectCall:
+    """A call as the service takes it. Outputs found in `values` are text of its prompt, others are linked."""
+    prompt: list[PromptPiece] = []
+    for index, piece in enumerate(call.prompt):
+        if isinstance(piece, Ref):
+            prompt.append(Given(values[piece.call]) if piece.call in values else Named(piece.call))
+        else:
+            text = mark(piece.num_tokens, piece.seed)
+            prompt.append(Given(text) if index else Constant(text))
+    prompt.append(Generated(call.name, _sampling(call.num_output_tokens)))
+    return DirectCall(call.name, prompt)
+
+
+@lru_cache(maxsize=4096)
+def _sampling(num_tokens: int) -> Sampling:
+    return Sampling(max_tokens=num_tokens, ignore_eos=True)
 
 
 def _first(group: ExceptionGroup[ParrotError]) -> ParrotError:

@@ -423,7 +423,7 @@ class Dispatcher:
             session.raw_texts[resolved.variable_id] = resolved.raw
         events = self._value_events(session, record, resolved)
         call, variables = session.graph.calls[record.call_id], session.graph.variables
-        if all([variables[output].state == "ready" for output in call.outputs.values()]):
+        if all(variables[output].state == "ready" for output in call.outputs.values()):
             # In one commit with the last value, so that whoever reads the value finds the call done.
             self._finish(session, record, events)
         else:

@@ -227,6 +227,8 @@ class Attempt:
         self._on_first_token()
         if self._record.first_token_at is None:
             self._record.first_token_at = self._runtime.clock.wall_s()
+            if self._session.silent:
+                return
             self._runtime.journal.tell(
                 CallStarted(
                     session_id=self._session.session_id,
