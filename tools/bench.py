@@ -2,8 +2,8 @@
 
 `VLLM_VENV` names a virtual environment with vLLM in it, which is then started for the time; `VLLM_URL` a
 vLLM that runs already, with the model that `parrot models init bench-115m` makes. `LLAMACPP_VENV` names an
-environment with `xllamacpp` and `gguf`. Without any, applications are compared with Parrot's own completions API alone.
-What was skipped is said at the end.
+environment with `xllamacpp` and `gguf`. Without any, applications are compared with Parrot's own completions
+API alone. What was skipped is said at the end.
 """
 
 import os
