@@ -33,7 +33,7 @@ def steps(results: Path, skipped: list[str]) -> list[list[str]]:
         skipped.append("applications against vLLM: neither VLLM_VENV nor VLLM_URL is set")
     others: list[list[str]] = []
     if venv := os.environ.get("LLAMACPP_VENV"):
-        others = [["bench", "apps", "--baseline", f"llamacpp:{venv}", "--work", "chain,mapreduce,gpts", *out]]
+        others = [["bench", "apps", "--baseline", f"llamacpp:{venv}", "--work", "chain,mapreduce", *out]]
     else:
         skipped.append("applications against llama.cpp: LLAMACPP_VENV is not set")
     serving = "gpts-rate,chat-mapreduce,chain-background"
@@ -51,7 +51,7 @@ def steps(results: Path, skipped: list[str]) -> list[list[str]]:
     return [
         ["bench", "engine", *out],
         ["bench", "apps", *baselines, "--rtt", "0", "--rtt", "0.25", *out],
-        ["bench", "apps", *baselines, "--work", serving, "--rate", "1", "--rate", "3", "--runs", "1", *out],
+        ["bench", "apps", *baselines, "--work", serving, "--rate", "2", "--runs", "1", *out],
         *others,
         ["bench", "control", *out],
         ["bench", "scale", *out],
