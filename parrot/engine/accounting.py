@@ -41,7 +41,9 @@ class Context:
     start: int
     """Tokens of its ancestors that it sees; its own first token has this position."""
     token_ids: TokenArray = field(default_factory=lambda: array("I"))
-    """Its own tokens."""
+    """Its own tokens, where their values matter."""
+    num_own: int = 0
+    """How many these are."""
     num_computed: int = 0
     """Own tokens whose KV is in the pool; fewer than `token_ids` after a drop."""
     num_blocks: int = 0
@@ -60,7 +62,7 @@ class Context:
     @property
     def length(self) -> int:
         """Its length in tokens, ancestors included."""
-        return self.start + len(self.token_ids)
+        return self.start + self.num_own
 
     @property
     def reachable(self) -> bool:
@@ -163,16 +165,23 @@ class ContextTree:
         """Add tokens with their KV; evicts cache when blocks are short. False, and no change, when that
         is not enough.
         """
-        assert context.reachable, "append to a fork that is ahead of its parent"
-        assert context.num_computed == len(context.token_ids), "append before what was dropped is computed"
-        if not self._grow(context, context.num_computed + len(token_ids)):
+        if not self.extend(context, len(token_ids)):
             return False
         context.token_ids.extend(token_ids)
         return True
 
+    def extend(self, context: Context, num_tokens: int) -> bool:
+        """`append`, of tokens whose values do not matter in any context of the tree."""
+        assert context.reachable, "append to a fork that is ahead of its parent"
+        assert context.num_computed == context.num_own, "append before what was dropped is computed"
+        if not self._grow(context, context.num_own + num_tokens):
+            return False
+        context.num_own += num_tokens
+        return True
+
     def recompute(self, context: Context, until: int) -> bool:
         """Give own tokens up to `until` their KV again. False, and no change, when blocks are short."""
-        assert context.num_computed <= until <= len(context.token_ids), "only known tokens are recomputed"
+        assert context.num_computed <= until <= context.num_own, "only known tokens are recomputed"
         return self._grow(context, until)
 
     def drop(self, context: Context, *, keep: int = 0) -> int:
@@ -188,21 +197,35 @@ class ContextTree:
 
     def missing(self, context: Context) -> list[Missing]:
         """What must be recomputed before `context` can be appended to, root first."""
-        lineage = context.lineage()
-        needs = [child.start - node.start for node, child in pairwise(lineage)]
-        needs.append(len(context.token_ids))
-        return [
-            Missing(context=node, until=need)
-            for node, need in zip(lineage, needs, strict=True)
-            if node.num_computed < need
-        ]
+        gaps: list[Missing] = []
+        node: Context | None = context
+        need = context.num_own
+        while node is not None:
+            if node.num_computed < need:
+                gaps.append(Missing(context=node, until=need))
+            need = node.start - (node.parent.start if node.parent is not None else 0)
+            node = node.parent
+        gaps.reverse()
+        return gaps
+
+    def is_whole(self, context: Context) -> bool:
+        """Whether nothing is missing."""
+        if context.num_computed < context.num_own:
+            return False
+        node = context
+        while (parent := node.parent) is not None:
+            if parent.num_computed < node.start - parent.start:
+                return False
+            node = parent
+        return True
 
     def blocks_to_append(self, context: Context, num_tokens: int) -> int:
         """Further blocks that it takes to append so many tokens, recomputation included."""
         blocks = 0
-        for gap in self.missing(context):
-            blocks += max(0, self._blocks(gap.until) - gap.context.num_blocks)
-        own = len(context.token_ids)
+        if not self.is_whole(context):
+            for gap in self.missing(context):
+                blocks += max(0, self._blocks(gap.until) - gap.context.num_blocks)
+        own = context.num_own
         already = max(context.num_blocks, self._blocks(own))
         return blocks + max(0, self._blocks(own + num_tokens) - already)
 
@@ -210,7 +233,7 @@ class ContextTree:
         """Blocks that the context would hold with so many tokens more, were it alone in the pool."""
         lineage = context.lineage()
         spans = [child.start - node.start for node, child in pairwise(lineage)]
-        spans.append(len(context.token_ids) + num_tokens)
+        spans.append(context.num_own + num_tokens)
         return sum(map(self._blocks, spans))
 
     def release(self, context: Context, *, retain: bool) -> None:
@@ -245,6 +268,8 @@ class ContextTree:
 
     def take_evicted(self) -> tuple[ContextId, ...]:
         """Names evicted since the last question, oldest first."""
+        if not self._evicted:
+            return ()
         evicted, self._evicted = tuple(self._evicted), []
         return evicted
 

@@ -25,7 +25,7 @@ from parrot.engine.batching import context_gone
 from parrot.errors import CallError, EngineError, InvalidError, ParrotError
 from parrot.ports.engine import ContextRef, FillRequest, GenerateRequest
 from parrot.sim.cost import CostModel, DecodeSteps
-from parrot.sim.decoding import Decoding, Work, Zeros
+from parrot.sim.decoding import Decoding, Work
 from parrot.types.ids import ContextId
 
 
@@ -78,8 +78,7 @@ class StrideBatch:
         self._prefilling: dict[Work, None] = {}
         self._num_works = 0
         self._seq = 0
-        self._zeros = Zeros()
-        self._decoding = Decoding(tree, self._zeros)
+        self._decoding = Decoding(tree)
         self._stride: _Stride | None = None
         self._outcome = Outcome()
 
@@ -356,7 +355,9 @@ class StrideBatch:
         self._decoding.reserve(advance)
         stride = _Stride(num_steps=advance)
         left, num_pairs, kv_tokens = self._step_tokens, 0.0, 0.0
-        for work in sorted(self._prefilling, key=_by_rank):
+        for work in (
+            sorted(self._prefilling, key=_by_rank) if len(self._prefilling) > 1 else [*self._prefilling]
+        ):
             if work.stage != "prefilling" or left <= 0:
                 continue
             position = work.context.start + work.context.num_computed
@@ -385,7 +386,7 @@ class StrideBatch:
         )
 
     def _has_prompt(self, work: Work) -> bool:
-        return work.stage == "prefilling" and not work.num_pending and not self.tree.missing(work.context)
+        return work.stage == "prefilling" and not work.num_pending and self.tree.is_whole(work.context)
 
     def _complete(self, work: Work, stride: _Stride) -> None:
         """A prompt will be complete after this step, which also gives a generation's next token."""
@@ -397,7 +398,7 @@ class StrideBatch:
             if not self._append(work, 1):
                 return
             work.num_generated += 1
-            if self.tree.missing(work.context):
+            if not self.tree.is_whole(work.context):
                 return
         stride.grown.append(work)
 
@@ -407,7 +408,7 @@ class StrideBatch:
         allowed = left
         if not self._chunked and self._whole(work) > left:
             return 0
-        for gap in self.tree.missing(work.context):
+        for gap in () if self.tree.is_whole(work.context) else self.tree.missing(work.context):
             until = min(gap.until, gap.context.num_computed + left)
             chunk = until - gap.context.num_computed
             wanted = -(-until // self.tree.block_tokens) - gap.context.num_blocks
@@ -431,11 +432,11 @@ class StrideBatch:
     def _append(self, work: Work, count: int) -> bool:
         """Append tokens to a context that does not decode; False when the request had to give way."""
         context = work.context
-        own = len(context.token_ids)
+        own = context.num_own
         wanted = -(-(own + count) // self.tree.block_tokens) - context.num_blocks
         if wanted > 0 and not self._make_room(work, wanted):
             return False
-        added = self.tree.append(context, self._zeros.take(count))
+        added = self.tree.extend(context, count)
         assert added, "room was made for these tokens"
         if context in self._parked:
             self._wake_parked(context)
@@ -548,7 +549,7 @@ class StrideBatch:
         """Drop the KV of the context that was used longest ago and that `work` can do without."""
         lineage = work.context.lineage()
         keep = {node: child.start - node.start for node, child in pairwise(lineage)}
-        keep[work.context] = len(work.context.token_ids)
+        keep[work.context] = work.context.num_own
         for node in sorted(self.tree.contexts(), key=lambda node: node.last_used):
             if node.num_users and self.tree.drop(node, keep=keep.get(node, 0)):
                 return True

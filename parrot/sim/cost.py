@@ -13,7 +13,7 @@ by shared-prefix attention, or once for each of them, of which the device's cach
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 KvReads = Literal["once", "each"]
 """How often a step reads KV that several of its requests share."""
@@ -120,8 +120,7 @@ class CostModel:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodeSteps:
+class DecodeSteps(NamedTuple):
     """Step `i` (0, 1, 2, …) takes `max(compute + i · compute growth, read + i · read growth) + overhead`
     seconds; sums of that without adding up steps.
     """
@@ -150,14 +149,17 @@ class DecodeSteps:
 
     def num_done(self, elapsed_s: float, most: int) -> int:
         """How many of the first `most` steps have ended after `elapsed_s` seconds."""
-        low, high = 0, most
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.total_s(middle) <= elapsed_s + _TINY:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        until_s = elapsed_s + _TINY
+        whole_s = self.total_s(most)
+        if whole_s <= until_s:
+            return most
+        # Steps grow slowly, so as many as there would be were all alike is close.
+        done = int(most * until_s / whole_s)
+        while done and self.total_s(done) > until_s:
+            done -= 1
+        while done + 1 < most and self.total_s(done + 1) <= until_s:
+            done += 1
+        return done
 
 
 def _series(first: float, growth: float, start: int, end: int) -> float:

@@ -7,11 +7,10 @@ blocks that it will take by then are set aside.
 """
 
 import heapq
-from array import array
 from dataclasses import dataclass
 from typing import Literal
 
-from parrot.engine.accounting import Context, ContextTree, TokenArray
+from parrot.engine.accounting import Context, ContextTree
 from parrot.ports.engine import FillRequest, GenerateRequest
 from parrot.sim.kv_reading import KvReading
 from parrot.sim.lazy_blocks import LazyBlocks
@@ -41,30 +40,16 @@ class Work:
     """The step at which its output ends, while it decodes."""
 
 
-class Zeros:
-    """Arrays of tokens whose values do not matter."""
-
-    def __init__(self) -> None:
-        self._zeros: TokenArray = array("I", bytes(4 * 4096))
-
-    def take(self, count: int) -> TokenArray:
-        """So many of them."""
-        if count > len(self._zeros):
-            self._zeros = array("I", bytes(4 * count))
-        return self._zeros[:count]
-
-
 class Decoding:
     """The requests that decode, and the step they have come to."""
 
-    def __init__(self, tree: ContextTree, zeros: Zeros) -> None:
+    def __init__(self, tree: ContextTree) -> None:
         self.step = 0
         self.horizon = 0
         """The step up to which blocks are set aside: the end of the stride."""
         self.works: dict[Context, Work] = {}
         self.reading = KvReading()
         self._tree = tree
-        self._zeros = zeros
         self._lazy = LazyBlocks(tree.block_tokens)
         self._num_blocks = 0
         """Blocks that these contexts have in the tree."""
@@ -82,7 +67,7 @@ class Decoding:
         work.since_step = self.step
         work.last_step = self.step + num_left
         self.works[context] = work
-        self._lazy.add(own_tokens=len(context.token_ids), step=self.step)
+        self._lazy.add(own_tokens=context.num_own, step=self.step)
         self._num_blocks += context.num_blocks
         self.reading.join(context)
         self._num_events += 1
@@ -91,7 +76,7 @@ class Decoding:
     def stop(self, work: Work) -> None:
         """A request that the tree is up to date with decodes no more."""
         context = work.context
-        own = len(context.token_ids)
+        own = context.num_own
         del self.works[context]
         self._lazy.remove(own_tokens=own, step=work.since_step)
         self._num_blocks -= context.num_blocks
@@ -105,7 +90,7 @@ class Decoding:
             return False
         grown = self.step - work.since_step
         before = context.num_blocks
-        added = self._tree.append(context, self._zeros.take(grown))
+        added = self._tree.extend(context, grown)
         assert added, "blocks for a whole stride were free when it began"
         self._num_blocks += context.num_blocks - before
         work.num_generated += grown
@@ -131,9 +116,12 @@ class Decoding:
 
     def reserve(self, num_steps: int) -> None:
         """Set blocks aside for so many steps; there are enough beside what is in use."""
+        self._set_aside(num_steps, self.blocks_at(self.step + num_steps))
+
+    def _set_aside(self, num_steps: int, num_blocks: int) -> None:
         self.horizon = self.step + num_steps
-        if self.num_reserved > self._tree.num_free:
-            self._tree.evict(self.num_reserved)
+        if num_blocks > self._tree.num_free:
+            self._tree.evict(num_blocks)
 
     def steps_to_event(self) -> int:
         """Steps until the next output ends or a watched context is long enough; somebody decodes."""
@@ -154,12 +142,15 @@ class Decoding:
         Cache is evicted for one block's worth of steps at a time, so that none goes much before it must.
         """
         steps = most
-        if self.blocks_at(self.step + steps) > self._tree.num_free:
+        num_blocks = self.blocks_at(self.step + steps)
+        if num_blocks > self._tree.num_free:
             steps = min(most, self._tree.block_tokens)
-            while steps and self.blocks_at(self.step + steps) > self._tree.num_available:
+            num_blocks = self.blocks_at(self.step + steps)
+            while steps and num_blocks > self._tree.num_available:
                 steps -= 1
+                num_blocks = self.blocks_at(self.step + steps)
         if steps:
-            self.reserve(steps)
+            self._set_aside(steps, num_blocks)
         return steps
 
     def advance(self, num_steps: int) -> tuple[list[Work], list[Context]]:

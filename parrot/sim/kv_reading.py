@@ -6,8 +6,6 @@ request:
     node 1   ████████████████░░░░    two decoding forks, at 12 and at 16 → 16 distinct tokens, 28 read
 """
 
-from itertools import pairwise
-
 from parrot.engine.accounting import Context
 
 
@@ -24,7 +22,7 @@ class KvReading:
 
     def join(self, context: Context) -> None:
         """The context's request begins to decode."""
-        own = len(context.token_ids)
+        own = context.num_own
         self.num_context_tokens += context.start + own
         self.num_distinct_tokens += own - self._deepest(context)
         self._own[context] = None
@@ -50,14 +48,16 @@ class KvReading:
         return max(seen) if seen else 0
 
     def _see_lineage(self, context: Context, by: int) -> None:
-        for node, child in pairwise(context.lineage()):
+        child = context
+        while (node := child.parent) is not None:
             visible = child.start - node.start
             before = self._deepest(node)
             seen = self._seen.setdefault(node, {})
-            seen[visible] = seen.get(visible, 0) + by
-            if not seen[visible]:
+            readers = seen[visible] = seen.get(visible, 0) + by
+            if not readers:
                 del seen[visible]
                 if not seen:
                     del self._seen[node]
             if node not in self._own:
                 self.num_distinct_tokens += self._deepest(node) - before
+            child = node

@@ -14,12 +14,13 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from contextvars import Context, copy_context
 from heapq import heapify, heappop, heappush
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 EPOCH_S = 1_700_000_000.0
 """What the wall clock shows when a simulation begins, in seconds."""
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _RESOLUTION_S = 1e-9
 _MANY_CANCELLED = 50
@@ -34,6 +35,8 @@ class _Handle(asyncio.Handle):
     """A callback that is asked for; what other loops keep for debugging is left out."""
 
     __slots__ = ()
+    _callback: Callable[..., object] | None
+    _context: Context
 
     def __init__(
         self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None
@@ -59,6 +62,8 @@ class _Timer(asyncio.TimerHandle):
     """
 
     __slots__ = ()
+    _callback: Callable[..., object] | None
+    _context: Context
 
     def __init__(
         self,
@@ -98,13 +103,15 @@ class _Timer(asyncio.TimerHandle):
 class VirtualLoop(asyncio.BaseEventLoop):
     """An asyncio event loop in virtual time, which begins at 0 seconds."""
 
+    _stopping: bool
+
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 0.0
         """Virtual seconds since the loop was made."""
         self.num_cancelled = 0
         """Timers that were cancelled and are still in the heap."""
-        self._soon: deque[asyncio.Handle] = deque()
+        self._soon: deque[_Handle | _Timer] = deque()
         self._timers: list[tuple[float, _Timer]] = []
 
     def time(self) -> float:
@@ -112,21 +119,35 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self.now_s
 
     def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """Call it after all that is ready now."""
         handle = _Handle(callback, args, context)
         self._soon.append(handle)
         return handle
 
+    def call_soon_threadsafe(
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        """`call_soon`: there are no threads."""
+        return self.call_soon(callback, *args, context=context)
+
     def call_later(
-        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self,
+        delay: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """Call it after `delay` virtual seconds."""
         return self.call_at(self.now_s + delay, callback, *args, context=context)
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self,
+        when: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """Call it at a virtual time."""
         timer = _Timer(when, callback, args, self, context)
@@ -160,10 +181,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
             # What these ask for comes after the timers that are due by then.
             for _ in range(len(soon)):
                 handle = popleft()
-                if handle._cancelled:
+                callback = handle._callback
+                if callback is None:
                     continue
                 try:
-                    handle._context.run(handle._callback, *handle._args)
+                    handle._context.run(callback, *handle._args)
                 except (SystemExit, KeyboardInterrupt):
                     raise
                 except BaseException as error:  # noqa: BLE001 - as every loop does

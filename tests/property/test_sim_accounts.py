@@ -56,14 +56,14 @@ def test_kv_reading_counts_shared_tokens_once_and_for_each(
     stay = [context for index, context in enumerate(contexts) if index in decoding - leaving]
     for context in readers:
         if context not in stay:
-            reading.leave(context, own_tokens=len(context.token_ids))
+            reading.leave(context, own_tokens=context.num_own)
     assert reading.num_context_tokens == sum(context.length for context in stay)
     assert reading.num_distinct_tokens == len(set().union(*(_tokens(context) for context in stay)))
 
 
 def _tokens(context: Context) -> set[tuple[ContextId, int]]:
     """Every token that a context sees, by the node that owns it."""
-    seen = {(context.context_id, index) for index in range(len(context.token_ids))}
+    seen = {(context.context_id, index) for index in range(context.num_own)}
     node = context
     while node.parent is not None:
         seen |= {(node.parent.context_id, index) for index in range(node.start - node.parent.start)}
