@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def say(text: str) -> None:
@@ -71,7 +72,8 @@ def main(results: Path) -> int:
         say(f"── {time.monotonic() - at:.0f} s")
     page = results.parent / "README.md"
     plots = [] if find_spec("matplotlib") is not None else ["--no-plots"]
-    report = ["bench", "report", "--results", str(results), "--out", str(page), *plots]
+    readme = ["--readme", str(ROOT / "README.md")] if results == RESULTS else []
+    report = ["bench", "report", "--results", str(results), "--out", str(page), *readme, *plots]
     status = subprocess.run([sys.executable, "-m", "parrot.cli", *report], cwd=ROOT, check=False).returncode
     say(f"\n{(time.monotonic() - began) / 60:.0f} minutes; skipped:")
     for what in skipped or ["nothing"]:
@@ -80,4 +82,4 @@ def main(results: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else ROOT / "benchmarks" / "results"))
+    sys.exit(main(Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else RESULTS))

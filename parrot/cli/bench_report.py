@@ -24,22 +24,32 @@ from parrot.errors import ConfigError
     show_default=True,
     help="The page.",
 )
+@click.option(
+    "--readme",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Another page, in whose marked part a few of the figures are put.",
+)
 @click.option("--plots/--no-plots", default=True, show_default=True, help="Draw the plots too.")
 @click.option("--check", is_flag=True, help="Write nothing; fail when the page is not what the results give.")
-def bench_report(*, directory: Path, out: Path, plots: bool, check: bool) -> None:
+def bench_report(*, directory: Path, out: Path, readme: Path | None, plots: bool, check: bool) -> None:
     """Make the page of measurements from result files alone."""
     from parrot.bench.report.files import read_results
+    from parrot.bench.report.headline import with_headline
     from parrot.bench.report.page import render
     from parrot.bench.report.plots import draw
 
     results = read_results(directory)
-    page = render(results)
+    pages = {out: render(results)}
+    if readme is not None:
+        pages[readme] = with_headline(readme.read_text(encoding="utf-8"), results)
+    for file, page in pages.items():
+        if not check:
+            file.write_text(page, encoding="utf-8")
+            say(f"written to {file}")
+        elif not file.is_file() or file.read_text(encoding="utf-8") != page:
+            raise ConfigError(f"{file} is not what the results in {directory} give", param="--check")
     if check:
-        if not out.is_file() or out.read_text(encoding="utf-8") != page:
-            raise ConfigError(f"{out} is not what the results in {directory} give", param="--check")
         return
-    out.write_text(page, encoding="utf-8")
-    say(f"written to {out}")
     if plots:
         for file in draw(results, directory):
             say(f"drawn: {file}")

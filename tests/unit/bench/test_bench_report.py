@@ -8,15 +8,27 @@ import pytest
 from project_files import ROOT
 
 from parrot.bench.report.files import read_results
+from parrot.bench.report.headline import with_headline
 from parrot.bench.report.page import EXPECTED, render
 from parrot.bench.report.targets import Target
 from parrot.cli.root import run
+from parrot.errors import ConfigError
 
 RESULTS = ROOT / "benchmarks" / "results"
 
 
 def test_the_committed_page_is_what_the_committed_results_give() -> None:
     assert (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8") == render(read_results(RESULTS))
+
+
+def test_the_figures_in_the_readme_are_those_of_the_committed_results() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert with_headline(readme, read_results(RESULTS)) == readme
+
+
+def test_a_readme_without_marks_is_refused() -> None:
+    with pytest.raises(ConfigError, match="lacks"):
+        with_headline("# A page\n", read_results(RESULTS))
 
 
 def test_every_committed_result_is_shown() -> None:
