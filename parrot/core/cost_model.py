@@ -113,6 +113,7 @@ class SharedPace:
         self._num_unsolved = 0
         first = 1.0 / UNCERTAINTY
         self._information = [[first if i == j else 0.0 for j in _COEFFICIENTS] for i in _COEFFICIENTS]
+        """Symmetric; only what is on and above the diagonal is kept up."""
         start = (self.pace.base_s, self.pace.decode_s, self.pace.prefill_s, self.pace.kv_s)
         self._moment = [first * value for value in start]
 
@@ -123,9 +124,9 @@ class SharedPace:
         row = (steps, decoded, prefilled, steps * work.num_kv_tokens)
         for i in _COEFFICIENTS:
             self._moment[i] = FORGETTING * self._moment[i] + row[i] * work.busy_s / steps
-            information = self._information[i]
-            for j in _COEFFICIENTS:
-                information[j] = FORGETTING * information[j] + row[i] * row[j] / steps
+            information, value = self._information[i], row[i]
+            for j in range(i, len(row)):
+                information[j] = FORGETTING * information[j] + value * row[j] / steps
         self._num_unsolved += 1
         if self._num_unsolved * SOLVED_EACH >= self.num_engines:
             self._num_unsolved = 0
@@ -141,7 +142,8 @@ class SharedPace:
         free = list(_COEFFICIENTS)
         while free:
             values = _solve_linear(
-                [[self._information[i][j] for j in free] for i in free], [self._moment[i] for i in free]
+                [[self._information[min(i, j)][max(i, j)] for j in free] for i in free],
+                [self._moment[i] for i in free],
             )
             lowest = min(range(len(free)), key=values.__getitem__)
             if values[lowest] >= 0:
