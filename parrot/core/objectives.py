@@ -34,7 +34,6 @@ that came about (invariants O1 to O4).
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 
 from parrot.core.analysis.dataflow import BackwardAnalysis, consumers, is_open
@@ -63,16 +62,60 @@ _Ask = tuple[_Demand, int, CallId, CallId]
 """What is demanded; which join was submitted how early, its id; and the consumer that asks."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
-    """How a call is wanted."""
+_GROUPED = frozenset({_Demand.LATENCY_GROUP, _Demand.THROUGHPUT_GROUP})
+_LANES = frozenset({_Demand.LATENCY_LANE, _Demand.THROUGHPUT_LANE})
 
-    objective: Objective
-    join: CallId | None
-    """Where it comes together with others of its stage, if there are others."""
-    stage: int
-    why: str
-    why_joint: str
+
+class _Wanted:
+    """How a call is wanted. Calls that are wanted alike for one reason share one of these."""
+
+    __slots__ = ("_alone", "_joint", "group", "join", "objective", "stage", "why", "why_joint")
+
+    def __init__(
+        self, objective: Objective, *, stage: int, why: str, join: CallId | None = None, why_joint: str = ""
+    ) -> None:
+        self.objective = objective
+        self.join = join
+        """Where it comes together with others of its stage, if there are others."""
+        self.group = None if join is None else f"{join}/{stage}"
+        self.stage = stage
+        self.why = why
+        self.why_joint = why_joint
+        self._alone: CallObjective | None = None
+        self._joint: CallObjective | None = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Wanted):
+            return NotImplemented
+        return self is other or (
+            self.objective == other.objective
+            and self.join == other.join
+            and self.stage == other.stage
+            and self.why == other.why
+            and self.why_joint == other.why_joint
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # they are compared, never looked up
+
+    def alone(self, deadline_at_s: float | None) -> CallObjective:
+        """The objective when nothing else is wanted together with the call."""
+        if self._alone is None:
+            self._alone = CallObjective(
+                objective=self.objective, deadline_at_s=deadline_at_s, stage=self.stage, why=self.why
+            )
+        return self._alone
+
+    def joint(self, deadline_at_s: float | None) -> CallObjective:
+        """The objective as one of a group."""
+        if self._joint is None:
+            self._joint = CallObjective(
+                objective=self.objective,
+                task_group=self.group,
+                deadline_at_s=deadline_at_s,
+                stage=self.stage,
+                why=self.why_joint,
+            )
+        return self._joint
 
 
 class _Deduce:
@@ -81,61 +124,66 @@ class _Deduce:
     def __init__(self, graph: ApplicationGraph, default: Objective | None) -> None:
         self._graph = graph
         self._default = default
+        self._last: tuple[_Ask, int, bool] | None = None
+        self._last_wanted: _Wanted | None = None
+        """What was deduced last from an ask: many calls feed one consumer."""
         self.stated: dict[VariableId, Objective] = {}
         self.positions: dict[CallId, int] = {}
 
     def judge(self, call: Call, strictest: _Ask | None) -> _Wanted:
-        graph = self._graph
-        stated = {
-            self.stated[variable_id]: variable_id
-            for variable_id in call.outputs.values()
-            if variable_id in self.stated and graph.variables[variable_id].state == "pending"
-        }
+        variables = self._graph.variables
+        stated: dict[Objective, VariableId] = {}
+        if self.stated:
+            for variable_id in call.outputs.values():
+                objective = self.stated.get(variable_id)
+                if objective is not None and variables[variable_id].state == "pending":
+                    stated[objective] = variable_id
         if "latency" in stated:
-            name = graph.variables[stated["latency"]].name or stated["latency"]
-            return self._alone(call, "latency", f"someone waits for {name}")
+            name = variables[stated["latency"]].name or stated["latency"]
+            return _Wanted("latency", stage=call.stage, why=f"someone waits for {name}")
         if strictest is not None:
             return self._asked(call, strictest)
         if "throughput" in stated:
-            name = graph.variables[stated["throughput"]].name or stated["throughput"]
-            return self._alone(call, "throughput", f"{name} is wanted with throughput")
-        if any(graph.variables[v].consumers or v in self.stated for v in call.outputs.values()):
-            return self._alone(call, "throughput", "nothing that is left waits for it")
+            name = variables[stated["throughput"]].name or stated["throughput"]
+            return _Wanted("throughput", stage=call.stage, why=f"{name} is wanted with throughput")
+        for variable_id in call.outputs.values():
+            if variables[variable_id].consumers or variable_id in self.stated:
+                return _Wanted("throughput", stage=call.stage, why="nothing that is left waits for it")
         if self._default is not None:
-            return self._alone(call, self._default, "a final result, and the session's objective")
-        return self._alone(call, "latency", "a final result, and nobody said how it is wanted")
+            why = "a final result, and the session's objective"
+            return _Wanted(self._default, stage=call.stage, why=why)
+        why = "a final result, and nobody said how it is wanted"
+        return _Wanted("latency", stage=call.stage, why=why)
 
     def ask(self, call: Call, fact: _Wanted, producer: Call, num_beside: int) -> _Ask:
         del producer
-        latency = fact.objective == "latency"
+        latency, join = fact.objective == "latency", call.call_id
         if num_beside > 1:
             demand = _Demand.LATENCY_GROUP if latency else _Demand.THROUGHPUT_GROUP
-            join = call.call_id
         elif fact.join is not None:
             demand = _Demand.LATENCY_LANE if latency else _Demand.THROUGHPUT_LANE
             join = fact.join
         else:
             demand = _Demand.LATENCY_ALONE if latency else _Demand.THROUGHPUT_ALONE
-            join = call.call_id
         return demand, self.positions[join], join, call.call_id
 
     def _asked(self, call: Call, ask: _Ask) -> _Wanted:
         demand, _, join, asker = ask
-        grouped = demand in {_Demand.LATENCY_GROUP, _Demand.THROUGHPUT_GROUP}
-        if demand in {_Demand.LATENCY_LANE, _Demand.THROUGHPUT_LANE}:
-            grouped = _has_one_consumer(self._graph, call)
+        grouped = demand in _GROUPED or (demand in _LANES and _has_one_consumer(self._graph, call))
+        this = (ask, call.stage, grouped)
+        if self._last_wanted is not None and self._last == this:
+            return self._last_wanted
         kind = "latency-sensitive" if demand.objective == "latency" else "throughput work"
         name = self._graph.calls[asker].name
-        return _Wanted(
-            objective=demand.objective,
+        self._last = this
+        self._last_wanted = _Wanted(
+            demand.objective,
             join=join if grouped else None,
             stage=call.stage,
             why=f"feeds {name}, which is {kind}",
             why_joint=f"wanted together with others, by {self._graph.calls[join].name}, which is {kind}",
         )
-
-    def _alone(self, call: Call, objective: Objective, why: str) -> _Wanted:
-        return _Wanted(objective=objective, join=None, stage=call.stage, why=why, why_joint=why)
+        return self._last_wanted
 
 
 class ObjectiveDeduction:
@@ -183,16 +231,17 @@ class ObjectiveDeduction:
 
     def resolved(self, variable_id: VariableId) -> None:
         """A variable has become ready or failed."""
-        producer = self._graph.producer(variable_id)
-        if producer is not None and not is_open(self._graph, producer):
-            self.ended(producer.call_id)
+        producer = self._graph.variables[variable_id].producer
+        if producer is not None and not is_open(self._graph, self._graph.calls[producer]):
+            self.ended(producer)
         else:
             self._wanted.resolved(variable_id)
 
     def ended(self, call_id: CallId) -> None:
         """A call has nothing more to produce."""
+        if self._rule.positions.pop(call_id, None) is None:
+            return
         self._wanted.ended(call_id)
-        self._rule.positions.pop(call_id, None)
         self._objectives.pop(call_id, None)
         self._changed.pop(call_id, None)
         self._regroup(call_id, None)
@@ -222,36 +271,42 @@ class ObjectiveDeduction:
         return members if len(members) > 1 else ()
 
     def _settle(self) -> None:
+        if self._wanted.is_settled and not self._regrouped:
+            return
         judged = self._wanted.settle()
         for call_id in judged:
             wanted = self._wanted.fact(call_id)
             assert wanted is not None, f"{call_id} was judged, it has a fact"
-            self._regroup(call_id, None if wanted.join is None else f"{wanted.join}/{wanted.stage}")
-        for call_id in dict.fromkeys((*judged, *sorted(self._regrouped))):
+            self._regroup(call_id, wanted.group)
+        moved: Iterable[CallId] = judged
+        if self._regrouped:
+            moved = dict.fromkeys((*judged, *sorted(self._regrouped)))
+            self._regrouped.clear()
+        for call_id in moved:
             objective = self._objective(call_id)
-            if objective is not None and self._objectives.get(call_id) != objective:
+            if objective is None:
+                continue
+            before = self._objectives.get(call_id)
+            if before is not objective and before != objective:
                 self._objectives[call_id] = objective
                 self._changed[call_id] = None
-        self._regrouped.clear()
 
     def _objective(self, call_id: CallId) -> CallObjective | None:
         wanted = self._wanted.fact(call_id)
         if wanted is None:
             return None
         group = self._group_of.get(call_id)
-        joint = group is not None and len(self._groups[group]) > 1
-        return CallObjective(
-            objective=wanted.objective,
-            task_group=group if joint else None,
-            deadline_at_s=self._deadline_at_s,
-            stage=wanted.stage,
-            why=wanted.why_joint if joint else wanted.why,
-        )
+        if group is not None and len(self._groups[group]) > 1:
+            return wanted.joint(self._deadline_at_s)
+        return wanted.alone(self._deadline_at_s)
 
     def _regroup(self, call_id: CallId, group: str | None) -> None:
         """Move a call from its group to another; who is left alone, or no longer alone, is marked."""
-        before = self._group_of.pop(call_id, None)
+        before = self._group_of.get(call_id)
+        if before == group:
+            return
         if before is not None:
+            del self._group_of[call_id]
             members = self._groups[before]
             del members[call_id]
             if len(members) == 1:

@@ -57,8 +57,8 @@ class _Handle(asyncio.Handle):
 
 
 class _Timer(asyncio.TimerHandle):
-    """A callback that is due at a certain time. Of two that are due at one time none comes before the other,
-    for the heap to keep them as it finds them.
+    """A callback that is due at a certain time. Of those that are due at one time the one that was asked for
+    first comes first.
     """
 
     __slots__ = ()
@@ -87,9 +87,6 @@ class _Timer(asyncio.TimerHandle):
     __hash__ = object.__hash__
     __eq__ = object.__eq__
 
-    def __lt__(self, other: object) -> bool:
-        return False
-
     def cancel(self) -> None:
         """Do not call it."""
         if not self._cancelled:
@@ -112,7 +109,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.num_cancelled = 0
         """Timers that were cancelled and are still in the heap."""
         self._soon: deque[_Handle | _Timer] = deque()
-        self._timers: list[tuple[float, _Timer]] = []
+        self._timers: list[tuple[float, int, _Timer]] = []
+        self._num_timers = 0
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
@@ -151,7 +149,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
     ) -> asyncio.TimerHandle:
         """Call it at a virtual time."""
         timer = _Timer(when, callback, args, self, context)
-        heappush(self._timers, (when, timer))
+        self._num_timers += 1
+        heappush(self._timers, (when, self._num_timers, timer))
         return timer
 
     def run_in_executor(  # type: ignore[override]
@@ -198,11 +197,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _take_due(self) -> None:
         """Let time pass when nothing is ready; then timers that are due are."""
         if self.num_cancelled > _MANY_CANCELLED and self.num_cancelled * 2 > len(self._timers):
-            self._timers = [each for each in self._timers if not each[1]._cancelled]
+            self._timers = [each for each in self._timers if not each[2]._cancelled]
             heapify(self._timers)
             self.num_cancelled = 0
         timers = self._timers
-        while timers and timers[0][1]._cancelled:
+        while timers and timers[0][2]._cancelled:
             heappop(timers)
             self.num_cancelled -= 1
         if not self._soon and not self._stopping:
@@ -211,7 +210,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self.now_s += max(0.0, timers[0][0] - self.now_s)
         until = self.now_s + _RESOLUTION_S
         while timers and timers[0][0] < until:
-            timer = heappop(timers)[1]
+            timer = heappop(timers)[2]
             timer._scheduled = False
             if timer._cancelled:
                 self.num_cancelled -= 1

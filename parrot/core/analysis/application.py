@@ -51,12 +51,15 @@ class ApplicationAnalysis:
         self._pace = pace
         self._work = WorkTable(graph, lengths, shape)
         self._objectives = ObjectiveDeduction(graph, default=objective, deadline_at_s=deadline_at_s)
-        self._deadlines = NearestDeadline(graph, self._work.calls, pace, deadline_at_s)
+        self._deadlines = NearestDeadline(graph, self._work.get, pace, deadline_at_s)
         self._paths: BackwardAnalysis[Work, PathAsk] | None = None
         """From the first question for a path on."""
         self._dues: BackwardAnalysis[Due | None, DueAsk] | None = None
         """From the first question for slack on, if there is a deadline."""
-        self.added(graph.calls)
+        self._in_use: tuple[BackwardAnalysis[Any, Any], ...] = ()
+        """The analyses that somebody has asked for, to be told of everything."""
+        if graph.calls:
+            self.added(graph.calls)
 
     # ── events ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -64,7 +67,7 @@ class ApplicationAnalysis:
         """The graph has these new calls, in this order."""
         call_ids = list(call_ids)
         self._objectives.added(call_ids)
-        for analysis in self._in_use():
+        for analysis in self._in_use:
             analysis.added(call_ids)
         self._touch(self._work.added(call_ids))
 
@@ -89,20 +92,21 @@ class ApplicationAnalysis:
         """A variable has become ready or failed. `num_generated` tokens were generated for it, before any
         transform; semantic functions are learnt from that.
         """
-        producer = self._graph.producer(variable_id)
-        if producer is not None and num_generated is not None:
-            for output in self._work.outputs(producer.call_id):
-                if output.variable_id == variable_id:
+        if num_generated is not None:
+            producer = self._graph.variables[variable_id].producer
+            for output in self._work.outputs(producer) if producer is not None else ():
+                # How long an output is that has to be so long says nothing of others.
+                if output.variable_id == variable_id and not output.sampling.ignore_eos:
                     self._lengths.observe(output.function, num_generated)
         self._objectives.resolved(variable_id)
-        for analysis in self._in_use():
+        for analysis in self._in_use:
             analysis.resolved(variable_id)
         self._touch(self._work.resolved(variable_id))
 
     def ended(self, call_id: CallId) -> None:
         """A call has ended."""
         self._objectives.ended(call_id)
-        for analysis in self._in_use():
+        for analysis in self._in_use:
             analysis.ended(call_id)
         self._work.ended(call_id)
 
@@ -156,7 +160,7 @@ class ApplicationAnalysis:
 
     def work(self, call_id: CallId) -> Work:
         """A call's expected work; none when it is not open."""
-        return self._work.calls.get(call_id, Work())
+        return self._work.get(call_id)
 
     def path(self, call_id: CallId) -> Work:
         """The work on the longest path that begins with a call."""
@@ -170,7 +174,7 @@ class ApplicationAnalysis:
         if call_id is None:
             longest = max(paths.facts.items(), default=None, key=lambda item: self._pace.seconds(item[1]))
             call_id = None if longest is None else longest[0]
-        elif call_id not in paths.facts:
+        elif paths.fact(call_id) is None:
             return ()
         found: list[CallId] = []
         while call_id is not None:
@@ -186,7 +190,7 @@ class ApplicationAnalysis:
 
     def due(self, call_id: CallId) -> Due | None:
         """The deadline that leaves a call least time; None without one, or when the call is not open."""
-        dues = self._known_dues()
+        dues = self._dues or self._known_dues()
         if dues is None:
             return None
         dues.settle()
@@ -204,13 +208,11 @@ class ApplicationAnalysis:
                 yield from (consumer.call_id for consumer in self.consumers(variable_id))
 
     def _touch(self, call_ids: Iterable[CallId]) -> None:
+        if not self._in_use:
+            return
         call_ids = list(call_ids)
-        for analysis in self._in_use():
+        for analysis in self._in_use:
             analysis.touched(call_ids)
-
-    def _in_use(self) -> Iterator[BackwardAnalysis[Any, Any]]:
-        """The analyses that somebody has asked for, to be told of everything."""
-        return (analysis for analysis in (self._paths, self._dues) if analysis is not None)
 
     def settle_paths(self, most: int) -> bool:
         """Judge `most` calls towards knowing all paths and deadlines; says whether they are known."""
@@ -223,8 +225,9 @@ class ApplicationAnalysis:
 
     def _known_paths(self) -> BackwardAnalysis[Work, PathAsk]:
         if self._paths is None:
-            self._paths = BackwardAnalysis(self._graph, LongestPath(self._work.calls, self._pace))
+            self._paths = BackwardAnalysis(self._graph, LongestPath(self._work.get, self._pace))
             self._paths.added(self._graph.calls)
+            self._in_use = (*self._in_use, self._paths)
         return self._paths
 
     def _settled_paths(self) -> BackwardAnalysis[Work, PathAsk]:
@@ -236,4 +239,5 @@ class ApplicationAnalysis:
         if self._dues is None and self._deadlines.any:
             self._dues = BackwardAnalysis(self._graph, self._deadlines)
             self._dues.added(self._graph.calls)
+            self._in_use = (*self._in_use, self._dues)
         return self._dues

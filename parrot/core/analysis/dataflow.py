@@ -17,9 +17,8 @@ lives.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
-from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
 from parrot.core.graph import ApplicationGraph, Call
@@ -45,6 +44,20 @@ class Rule(Protocol[Fact, Ask]):
         ...
 
 
+class _Node(Generic[Fact, Ask]):
+    """What is known of one open call."""
+
+    __slots__ = ("asked", "call", "fact", "judged", "stage")
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.stage = call.stage
+        self.judged = False
+        self.fact: Fact
+        """Set when judged, and only then."""
+        self.asked: _Asked[Ask] | None = None
+
+
 class BackwardAnalysis(Generic[Fact, Ask]):
     """One fact for each call of a graph that has not ended."""
 
@@ -53,31 +66,34 @@ class BackwardAnalysis(Generic[Fact, Ask]):
         self._calls = graph.calls
         self._variables = graph.variables
         self._rule = rule
-        self._facts: dict[CallId, Fact] = {}
-        self._asked: dict[CallId, _Asked[Ask]] = {}
-        self._stages: dict[CallId, int] = {}
+        self._nodes: dict[CallId, _Node[Fact, Ask]] = {}
         self._to_judge: set[CallId] = set()
         self._to_tell: set[CallId] = set()
         """To be judged too, and to ask anew even if that changes nothing about themselves."""
 
     def added(self, call_ids: Iterable[CallId]) -> None:
         """The graph has these new calls."""
-        new = [self._calls[call_id] for call_id in call_ids]
+        nodes, variables, calls = self._nodes, self._variables, self._calls
+        new = [calls[call_id] for call_id in call_ids]
         for call in new:
-            self._to_judge.update(producer.call_id for producer in producers(self._graph, call))
+            for variable_id in call.inputs.values():
+                producer = variables[variable_id].producer
+                if producer is not None:
+                    self._to_judge.add(producer)
             if is_open(self._graph, call):
-                self._stages[call.call_id] = call.stage
+                nodes[call.call_id] = _Node(call)
                 self._to_tell.add(call.call_id)
         moved = deque(new)
         while moved:
-            for consumer in consumers(self._graph, moved.popleft()):
-                stage = self._stages.get(consumer.call_id)
-                if stage is None:
-                    continue
-                self._to_tell.add(consumer.call_id)
-                if stage != consumer.stage:
-                    self._stages[consumer.call_id] = consumer.stage
-                    moved.append(consumer)
+            for variable_id in moved.popleft().outputs.values():
+                for consumer_id in variables[variable_id].consumers:
+                    node = nodes.get(consumer_id)
+                    if node is None:
+                        continue
+                    self._to_tell.add(consumer_id)
+                    if node.stage != node.call.stage:
+                        node.stage = node.call.stage
+                        moved.append(node.call)
 
     def touched(self, call_ids: Iterable[CallId]) -> None:
         """Something about these calls that the rule looks at has changed."""
@@ -85,15 +101,16 @@ class BackwardAnalysis(Generic[Fact, Ask]):
 
     def resolved(self, variable_id: VariableId) -> None:
         """A variable has become ready or failed: its consumers ask for it no longer."""
-        producer = self._graph.producer(variable_id)
-        if producer is None:
+        variable = self._variables[variable_id]
+        node = self._nodes.get(variable.producer) if variable.producer is not None else None
+        if node is None:
             return
+        producer = node.call
         if not is_open(self._graph, producer):
             self.ended(producer.call_id)
             return
         self._to_judge.add(producer.call_id)
-        asked = self._asked.get(producer.call_id)
-        if asked is None:
+        if node.asked is None:
             return
         still = {
             consumer
@@ -101,92 +118,106 @@ class BackwardAnalysis(Generic[Fact, Ask]):
             if self._variables[output].state == "pending"
             for consumer in self._variables[output].consumers
         }
-        for consumer in self._variables[variable_id].consumers:
+        for consumer in variable.consumers:
             if consumer not in still:
-                asked.put(consumer, None)
+                node.asked.put(consumer, None)
 
     def ended(self, call_id: CallId) -> None:
         """A call has nothing more to produce: it has no fact and asks for nothing any more."""
-        if self._stages.pop(call_id, None) is None:
+        nodes = self._nodes
+        ended = nodes.pop(call_id, None)
+        if ended is None:
             return
-        self._facts.pop(call_id, None)
-        self._asked.pop(call_id, None)
         self._to_judge.discard(call_id)
         self._to_tell.discard(call_id)
-        for producer in producers(self._graph, self._calls[call_id]):
-            asked = self._asked.get(producer.call_id)
-            if asked is not None and asked.put(call_id, None):
-                self._to_judge.add(producer.call_id)
+        variables = self._variables
+        for variable_id in ended.call.inputs.values():
+            producer = variables[variable_id].producer
+            node = nodes.get(producer) if producer is not None else None
+            if node is not None and node.asked is not None and node.asked.put(call_id, None):
+                self._to_judge.add(node.call.call_id)
 
     @property
     def is_settled(self) -> bool:
         """Whether all facts are up to date."""
         return not (self._to_judge or self._to_tell)
 
-    def settle(self, most: int | None = None) -> tuple[CallId, ...]:
+    def settle(self, most: int | None = None) -> Sequence[CallId]:
         """Bring all facts up to date, or judge `most` calls towards that; the rest stays marked.
 
         Returns the calls whose facts changed, consumers before producers.
         """
-        calls = self._calls
-        queued = (self._to_judge | self._to_tell) & self._stages.keys()
-        heap = [(-calls[call_id].stage, call_id) for call_id in queued]
+        if not (self._to_judge or self._to_tell):
+            return ()
+        nodes, judge = self._nodes, self._rule.judge
+        queued = self._to_judge | self._to_tell
+        queued &= nodes.keys()
+        heap = [(-nodes[call_id].call.stage, call_id) for call_id in queued]
         heapify(heap)
         changed: list[CallId] = []
         num_judged = 0
         while heap and num_judged != most:
             num_judged += 1
-            call = calls[heappop(heap)[1]]
-            asked = self._asked.get(call.call_id)
-            fact = self._rule.judge(call, None if asked is None else asked.strictest)
-            same = call.call_id in self._facts and self._facts[call.call_id] == fact
-            if not same:
-                self._facts[call.call_id] = fact
-                changed.append(call.call_id)
-            if not same or call.call_id in self._to_tell:
-                for producer in self._tell(call, fact):
-                    if producer.call_id not in queued:
-                        queued.add(producer.call_id)
-                        heappush(heap, (-producer.stage, producer.call_id))
+            call_id = heappop(heap)[1]
+            node = nodes[call_id]
+            fact = judge(node.call, None if node.asked is None else node.asked.strictest)
+            if node.judged and node.fact == fact:
+                if call_id not in self._to_tell:
+                    continue
+            else:
+                node.fact, node.judged = fact, True
+                changed.append(call_id)
+            for producer in self._tell(node.call, fact):
+                if producer.call_id not in queued:
+                    queued.add(producer.call_id)
+                    heappush(heap, (-producer.stage, producer.call_id))
         self._to_judge = {call_id for _, call_id in heap}
         self._to_tell &= self._to_judge
-        return tuple(changed)
+        return changed
 
     def fact(self, call_id: CallId) -> Fact | None:
         """A call's fact as of the last `settle`; None when it is not open or not known yet."""
-        return self._facts.get(call_id)
+        node = self._nodes.get(call_id)
+        return node.fact if node is not None and node.judged else None
 
     def strictest_consumer(self, call_id: CallId) -> CallId | None:
         """The consumer whose ask decides a call's fact, if one asks."""
-        asked = self._asked.get(call_id)
-        return None if asked is None else asked.strictest_consumer
+        node = self._nodes.get(call_id)
+        return None if node is None or node.asked is None else node.asked.strictest_consumer
 
     @property
     def facts(self) -> Mapping[CallId, Fact]:
-        """All facts as of the last `settle`; a view."""
-        return MappingProxyType(self._facts)
+        """All facts as of the last `settle`."""
+        return {call_id: node.fact for call_id, node in self._nodes.items() if node.judged}
 
-    def _tell(self, call: Call, fact: Fact) -> Iterator[Call]:
+    def _tell(self, call: Call, fact: Fact) -> list[Call]:
         """Ask a call's producers; gives those for whom that makes a difference."""
-        waited_for = {
-            self._variables[variable_id].producer
-            for variable_id in call.inputs.values()
-            if self._variables[variable_id].state == "pending"
-        } & self._stages.keys()
-        if not waited_for:
-            return
-        before = list(producers(self._graph, call))
+        nodes, variables, calls = self._nodes, self._variables, self._calls
+        before: dict[CallId, bool] = {}
+        """Producers, and whether an input of theirs is waited for."""
+        for variable_id in call.inputs.values():
+            variable = variables[variable_id]
+            if variable.producer is not None:
+                waits = variable.state == "pending" and variable.producer in nodes
+                before[variable.producer] = waits or before.get(variable.producer, False)
+        if True not in before.values():
+            return []
         beside: dict[int, int] = {}
-        for producer in before:
-            beside[producer.stage] = beside.get(producer.stage, 0) + 1
-        for producer in before:
-            if producer.call_id not in waited_for:
+        for producer_id in before:
+            stage = calls[producer_id].stage
+            beside[stage] = beside.get(stage, 0) + 1
+        told: list[Call] = []
+        ask = self._rule.ask
+        for producer_id, waits in before.items():
+            if not waits:
                 continue
-            asked = self._asked.get(producer.call_id)
-            if asked is None:
-                asked = self._asked[producer.call_id] = _Asked()
-            if asked.put(call.call_id, self._rule.ask(call, fact, producer, beside[producer.stage])):
-                yield producer
+            node = nodes[producer_id]
+            if node.asked is None:
+                node.asked = _Asked()
+            asks = ask(call, fact, node.call, beside[node.call.stage])
+            if node.asked.put(call.call_id, asks):
+                told.append(node.call)
+        return told
 
 
 class _Asked(Generic[Ask]):
@@ -210,26 +241,35 @@ class _Asked(Generic[Ask]):
 
     def put(self, consumer: CallId, ask: Ask | None) -> bool:
         """Set or, with None, take back a consumer's ask; says whether the strictest has changed."""
-        if self._by_consumer.get(consumer) == ask:
+        asks, heap = self._by_consumer, self._heap
+        if asks.get(consumer) == ask:
             return False
-        before = self.strictest
+        before = heap[0][0] if heap else None
         if ask is None:
-            del self._by_consumer[consumer]
+            del asks[consumer]
+            if not asks:
+                heap.clear()
+                return True
         else:
-            self._by_consumer[consumer] = ask
-            heappush(self._heap, (ask, consumer))
-        while self._heap and self._by_consumer.get(self._heap[0][1]) != self._heap[0][0]:
-            heappop(self._heap)
-        if len(self._heap) > 2 * len(self._by_consumer) + 8:
-            self._heap = [(ask, consumer) for consumer, ask in self._by_consumer.items()]
-            heapify(self._heap)
-        return self.strictest != before
+            asks[consumer] = ask
+            heappush(heap, (ask, consumer))
+        while heap and asks.get(heap[0][1]) != heap[0][0]:
+            heappop(heap)
+        if len(heap) > 2 * len(asks) + 8:
+            self._heap = heap = [(ask, consumer) for consumer, ask in asks.items()]
+            heapify(heap)
+        return heap[0][0] != before
 
 
 def is_open(graph: ApplicationGraph, call: Call) -> bool:
     """Whether a call has something to produce still."""
+    if call.ended:
+        return False
     variables = graph.variables
-    return not call.ended and any(variables[v].state == "pending" for v in call.outputs.values())
+    for variable_id in call.outputs.values():  # noqa: SIM110 - asked for every change of every call
+        if variables[variable_id].state == "pending":
+            return True
+    return False
 
 
 def producers(graph: ApplicationGraph, call: Call) -> Iterator[Call]:

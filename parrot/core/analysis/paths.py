@@ -5,7 +5,7 @@ The critical path of a call is the longest chain of work from it, itself include
 longer is decided at one pace, given once; how many seconds a path takes is said at any.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from parrot.core.estimates import Pace, Work
@@ -21,13 +21,13 @@ DueAsk = tuple[float, float, int, int]
 class LongestPath:
     """The rule of critical paths; the fact of a call is the work on the path that begins with it."""
 
-    def __init__(self, work: Mapping[CallId, Work], pace: Pace) -> None:
+    def __init__(self, work: Callable[[CallId], Work], pace: Pace) -> None:
         self._work = work
         self._pace = pace
 
     def judge(self, call: Call, strictest: PathAsk | None) -> Work:
         """The call's own work, and the longest path behind it."""
-        own = self._work.get(call.call_id, Work())
+        own = self._work(call.call_id)
         if strictest is None:
             return own
         return own + Work(prompt_tokens=-strictest[1], output_tokens=-strictest[2])
@@ -58,7 +58,7 @@ class NearestDeadline:
     def __init__(
         self,
         graph: ApplicationGraph,
-        work: Mapping[CallId, Work],
+        work: Callable[[CallId], Work],
         pace: Pace,
         session_deadline_at_s: float | None,
     ) -> None:
@@ -88,7 +88,7 @@ class NearestDeadline:
             return None
         _, deadline_at_s, prompt_tokens, output_tokens = min(asks)
         behind = Work(prompt_tokens=prompt_tokens, output_tokens=output_tokens)
-        return Due(deadline_at_s=deadline_at_s, work=behind + self._work.get(call.call_id, Work()))
+        return Due(deadline_at_s=deadline_at_s, work=behind + self._work(call.call_id))
 
     def ask(self, call: Call, fact: Due | None, producer: Call, num_beside: int) -> DueAsk | None:
         """The path to the deadline, as it is compared."""
