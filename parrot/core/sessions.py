@@ -4,6 +4,7 @@ this.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from parrot.core.analysis.application import ApplicationAnalysis
 from parrot.core.estimates import CallShape, FunctionKey, OutputLengths, OutputShape, shape_of, text_tokens
@@ -149,30 +150,34 @@ class Session:
 
 def analyse(session: Session, lengths: OutputLengths) -> None:
     """Begin to analyse a session's graph, as it stands now."""
+    # The analysis knows what is in the session and not the session, so that both are gone with the last who
+    # holds the session: a cycle would wait for the collector.
     session.analysis = ApplicationAnalysis(
         session.graph,
-        shape=lambda call_id: _call_shape(session, call_id),
+        shape=partial(_call_shape, session.tenant_id, session.graph, session.records),
         lengths=lengths,
         objective=session.objective,
         deadline_at_s=session.deadline_at,
     )
 
 
-def _call_shape(session: Session, call_id: CallId) -> CallShape:
+def _call_shape(
+    tenant_id: TenantId, graph: ApplicationGraph, records: Mapping[CallId, CallRecord], call_id: CallId
+) -> CallShape:
     """What a call's work depends on; a guess from its specification while it has not been lowered."""
-    record = session.records[call_id]
+    record = records[call_id]
     if record.program is not None:
         if record.shape is None:
-            record.shape = shape_of(record.program, tenant_id=session.tenant_id)
+            record.shape = shape_of(record.program, tenant_id=tenant_id)
         return record.shape
-    call, spec = session.graph.calls[call_id], record.spec
+    call, spec = graph.calls[call_id], record.spec
     text = spec.template or "".join(message.content for message in spec.messages or ())
     outputs = []
     for placeholder, variable_id in call.outputs.items():
         parameter = spec.parameters[placeholder]
         assert isinstance(parameter, OutputParameter), "outputs are bound to output parameters"
         sampling = Sampling(max_tokens=parameter.output.sampling.max_tokens)
-        function = FunctionKey(f"{session.tenant_id}/{placeholder}/{text}".encode())
+        function = FunctionKey(f"{tenant_id}/{placeholder}/{text}".encode())
         outputs.append(OutputShape(variable_id=variable_id, function=function, sampling=sampling))
     return CallShape(
         constant_tokens=text_tokens(text),
