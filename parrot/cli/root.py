@@ -54,6 +54,7 @@ COMMANDS = {
     "ps": ("parrot.cli.inspect:ps", "Show engines and running calls."),
     "sessions": ("parrot.cli.inspect:sessions", "List, show, draw and cancel sessions."),
     "functions": ("parrot.cli.functions:functions", "List, show, call and push registered functions."),
+    "mcp": ("parrot.cli.mcp:mcp", "Offer registered functions as tools of the Model Context Protocol."),
     "engines": ("parrot.cli.inspect:engines", "List engines and their load."),
     "models": ("parrot.cli.models:models", "Make and list model directories."),
     "bench": ("parrot.cli.bench:bench", "Measure Parrot on this machine, beside other servers."),

@@ -1,0 +1,171 @@
+"""Registered functions as tools: their schemas, their calls, and what these gave."""
+
+import json
+import logging
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+
+from anyio import CancelScope
+from mcp_types import CallToolResult, TextContent, Tool
+
+from parrot.errors import ParrotError, TemplateError
+from parrot.sdk.client import Client
+from parrot.sdk.connect import client_at
+from parrot.wire.errors import from_body
+from parrot.wire.functions import FunctionView
+from parrot.wire.requests import SessionCreate
+
+WAIT_S = 20.0
+"""One long poll for an output."""
+TEXT: dict[str, object] = {"type": "string"}
+
+_log = logging.getLogger(__name__)
+
+
+class FunctionTools:
+    """The functions of one service, or those of them that are named."""
+
+    def __init__(self, url: str, *, only: Collection[str] = ()) -> None:
+        self._url = url
+        self._only = frozenset(only)
+
+    async def list_tools(self, api_key: str | None) -> list[Tool]:
+        """The latest version of each function, as a tool.
+
+        Raises:
+            ParrotError: the service refused, or does not answer.
+        """
+        async with self._client(api_key) as client:
+            return [as_tool(view) for view in await client.functions() if self.offers(view.name)]
+
+    async def call_tool(
+        self, name: str, arguments: Mapping[str, object], api_key: str | None
+    ) -> CallToolResult:
+        """Call the latest version of a function, in a session of its own that ends with the call. What the
+        service says against it is a result too, for the model that called to read.
+        """
+        try:
+            async with self._client(api_key) as client:
+                view = await client.function(name)
+                parameters = parameters_of(view, arguments)
+                return result_of(view, await _outputs(client, view, parameters))
+        except ParrotError as error:
+            return failure(error)
+
+    def offers(self, name: str) -> bool:
+        """Whether a function of this name may be called at all."""
+        return not self._only or name in self._only
+
+    @asynccontextmanager
+    async def _client(self, api_key: str | None) -> AsyncIterator[Client]:
+        client = client_at(self._url, api_key=api_key)
+        try:
+            yield client
+        finally:
+            await client.aclose()
+
+
+def as_tool(view: FunctionView) -> Tool:
+    """A function's name, description, inputs and outputs as the protocol has them."""
+    inputs = {
+        name: TEXT | ({} if known.default is None else {"default": known.default})
+        for name, known in view.inputs.items()
+    }
+    outputs = {name: _schema_of(output) for name, output in view.outputs.items()}
+    return Tool(
+        name=view.name,
+        description=view.description or f"The semantic function {view.name}.",
+        input_schema=_object(
+            inputs, required=[name for name, known in view.inputs.items() if known.default is None]
+        ),
+        output_schema=_object(outputs, required=list(outputs)),
+    )
+
+
+def parameters_of(view: FunctionView, arguments: Mapping[str, object]) -> dict[str, object]:
+    """A call's parameters.
+
+    Raises:
+        TemplateError: an argument that the function does not have, that it misses, or that is no text.
+    """
+    for name, value in arguments.items():
+        if name not in view.inputs:
+            raise TemplateError(f"{view.name} has no input {name}", code="unused_parameter", param=name)
+        if not isinstance(value, str):
+            raise TemplateError(f"the input {name} is a text", code="invalid_value", param=name)
+    missing = [n for n, known in view.inputs.items() if known.default is None and n not in arguments]
+    if missing:
+        raise TemplateError(
+            f"{view.name} needs the input {missing[0]}", code="unbound_placeholder", param=missing[0]
+        )
+    return {name: {"value": value} for name, value in arguments.items()}
+
+
+def result_of(view: FunctionView, texts: Mapping[str, str]) -> CallToolResult:
+    """Outputs as content, one text for each, and as the values that the tool's output schema describes."""
+    values: dict[str, object] = {}
+    for name, text in texts.items():
+        try:
+            values[name] = text if _schema_of(view.outputs[name]) == TEXT else json.loads(text)
+        except json.JSONDecodeError:
+            return _failed(f"the output {name} was cut before its JSON was whole: {text}")
+    return CallToolResult(
+        content=[TextContent(type="text", text=text) for text in texts.values()], structured_content=values
+    )
+
+
+def failure(error: ParrotError) -> CallToolResult:
+    """An error of the service as a result."""
+    return _failed(f"error[{error.number}] {error.code}: {error.message}")
+
+
+def _failed(message: str) -> CallToolResult:
+    return CallToolResult(content=[TextContent(type="text", text=message)], is_error=True)
+
+
+def _object(properties: Mapping[str, object], *, required: list[str]) -> dict[str, object]:
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
+def _schema_of(output: Mapping[str, object]) -> dict[str, object]:
+    """What an output's value follows."""
+    schema = output.get("schema")
+    if not isinstance(schema, dict) or output.get("transforms"):
+        return TEXT
+    # A reference is resolved from the schema's root, which is another one in a tool's schema.
+    return {} if '"$ref"' in json.dumps(schema) else schema
+
+
+async def _outputs(client: Client, view: FunctionView, parameters: Mapping[str, object]) -> dict[str, str]:
+    session = await client.open_session(SessionCreate(name=f"mcp {view.name}"))
+    try:
+        call = {"function": f"{view.name}@{view.version}", "parameters": parameters}
+        accepted = await client.submit(session.session_id, json.dumps({"calls": [call]}).encode())
+        made = accepted.calls[0].outputs
+        return {
+            name: await _value(client, session.session_id, made[name].variable_id) for name in view.outputs
+        }
+    finally:
+        with CancelScope(shield=True):
+            await _end(client, session.session_id)
+
+
+async def _end(client: Client, session_id: str) -> None:
+    try:
+        await client.delete_session(session_id)
+    except ParrotError as error:
+        _log.warning("session %s could not be deleted and will expire: %s", session_id, error)
+
+
+async def _value(client: Client, session_id: str, variable_id: str) -> str:
+    while True:
+        view = await client.get_variable(session_id, variable_id, wait_s=WAIT_S, objective="latency")
+        if view.error is not None:
+            raise from_body(view.error)
+        if view.state == "ready":
+            return view.value or ""
