@@ -69,6 +69,8 @@ class Dispatcher:
             share=config.has("sharing"),
             admission=runtime.admission,
         )
+        self._joining: dict[CallId, tuple[Session, CallRecord, Model, Prompt]] = {}
+        """Calls that are prepared. They begin to wait when all that came with them are known too."""
         self._stale: dict[SessionId, Session] = {}
         """Sessions in which something changed that objectives follow from."""
         self._running: dict[CallId, asyncio.Task[None]] = {}
@@ -193,6 +195,7 @@ class Dispatcher:
 
     def _stop(self, call_id: CallId) -> None:
         self._new.pop(call_id, None)
+        self._joining.pop(call_id, None)
         self._ready.remove(call_id)
         self._runtime.retention.unwant(call_id)
         task = self._running.get(call_id)
@@ -265,7 +268,7 @@ class Dispatcher:
         session.analysis.measured(record.call_id, prompt.num_tokens)
         if self._runtime.config.has("retention"):
             self._runtime.retention.want(record.call_id, prompt.keys, 0)
-        self._ready.add(session, record, model, prompt, now_s=self._runtime.clock.wall_s())
+        self._joining[record.call_id] = (session, record, model, prompt)
 
     # ── placing ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -279,6 +282,9 @@ class Dispatcher:
         now = self._runtime.clock.wall_s()
         while self._stale:
             self._ready.refresh(self._stale.popitem()[1], now_s=now)
+        for session, record, model, prompt in self._joining.values():
+            self._ready.add(session, record, model, prompt, now_s=now)
+        self._joining.clear()
         if not self._ready:
             return
         fleet = self._runtime.fleet
@@ -301,9 +307,11 @@ class Dispatcher:
 
     def _offered(self) -> Iterator[ReadyCall]:
         """The waiting calls by their claim; of those under suspicion no more than can be placed."""
-        num_free = self._suspects.num_free(self._runtime.fleet.members)
+        num_free: int | None = None
         for call in self._ready.order():
             if self.active[call.call_id][1].num_crashes:
+                if num_free is None:
+                    num_free = self._suspects.num_free(self._runtime.fleet.members)
                 if num_free <= 0:
                     continue
                 num_free -= 1
