@@ -149,6 +149,10 @@ class FairQueue:
         if sessions is not None:
             sessions.forget(session_id)
 
+    def waits(self, session_id: SessionId) -> bool:
+        """With `turns`: whether calls of a session wait."""
+        return session_id in self._queues
+
     def order(self, allowance: Callable[[TenantId], int | None] = lambda _: None) -> Iterator[CallId]:
         """The waiting calls in the order in which they are to be admitted, were each charged with what it is
         expected to cost. Nothing is admitted by asking; the queue must not change while the answer is read.

@@ -289,7 +289,8 @@ def _output(name: str, registered: OutputSpec, given: Parameter | None) -> Outpu
     sampling = given.output.sampling
     if sampling.model_fields_set:
         fields = {field: getattr(sampling, field) for field in sampling.model_fields_set}
-        update["sampling"] = SamplingSpec.model_validate({**registered.sampling.model_dump(), **fields})
+        # Of its own kind: what the service itself adds to a call's sampling is kept.
+        update["sampling"] = type(sampling).model_validate({**registered.sampling.model_dump(), **fields})
     return registered.model_copy(update=update)
 
 

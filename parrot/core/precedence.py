@@ -8,6 +8,8 @@ at different times, the older one goes on, so that a chain of calls does not beg
 queue with each step. A deadline makes a call due when it has to begin at the latest; throughput work is due
 later than what somebody waits for.
 
+A client that sees more than the graph shows may say that a call is more or less urgent than it looks.
+
 All of this counts only so much, and nothing starves by it: a call is never behind one of its tenant that gets
 ready more than `STARVATION_S` later.
 """
@@ -23,7 +25,9 @@ WORK_S = 60.0
 """What a session has left counts no more than this."""
 BULK_S = 60.0
 """Throughput work is due so much later."""
-STARVATION_S = AGE_S + WORK_S + BULK_S
+URGENCY_S = 30.0
+"""What a client says of a call's urgency counts no more than this, earlier or later."""
+STARVATION_S = AGE_S + WORK_S + BULK_S + 2 * URGENCY_S
 """A call is behind no call of its tenant that gets ready so much later than itself."""
 
 
@@ -34,6 +38,7 @@ def due_s(
     remaining: Work,
     bulk: bool = False,
     start_by_s: float | None = None,
+    urgency_s: float = 0.0,
 ) -> float:
     """When a call is due, by the clock of its times; who is due first is first.
 
@@ -43,9 +48,11 @@ def due_s(
         remaining: all that its session still has to do, the call itself included.
         bulk: nobody waits for it in particular.
         start_by_s: when it has to begin for a deadline to be kept.
+        urgency_s: its client wants it so much earlier; later when negative.
     """
     left_s = PROMPT_TOKEN_S * remaining.prompt_tokens + OUTPUT_TOKEN_S * remaining.output_tokens
     due = submitted_at_s + min(left_s, WORK_S)
     if start_by_s is not None:
         due = min(due, start_by_s)
-    return max(due, ready_at_s - AGE_S) + (BULK_S if bulk else 0.0)
+    urgency_s = max(-URGENCY_S, min(URGENCY_S, urgency_s))
+    return max(due, ready_at_s - AGE_S) + (BULK_S if bulk else 0.0) - urgency_s

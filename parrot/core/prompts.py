@@ -58,6 +58,9 @@ class Prompt:
     """Tokens of all parts, outputs not counted."""
     block_root: PrefixKey | None = None
     """Set when it has no structure: its keys stand at blocks of tokens and begin with this one."""
+    marks: tuple[int, ...] = ()
+    """Of a prompt without structure: lengths at which a client said that what comes again ends; there are
+    keys there too."""
 
     @property
     def max_tokens(self) -> int:
@@ -138,6 +141,7 @@ def write_prompt(
     num_tokens = len(pending)
     keys: list[PrefixKey] = []
     lengths: list[int] = []
+    ends_of_inputs: list[int] = []
     parts: list[PromptPart] = []
     for segment in program.segments:
         key = chain.enter(segment, key)
@@ -152,6 +156,8 @@ def write_prompt(
         if not parts:
             keys.append(key)
             lengths.append(num_tokens)
+            if isinstance(segment, InputSegment):
+                ends_of_inputs.append(num_tokens)
     num_tokens -= len(pending)
     if not (parts and parts[0].token_ids):
         raise TemplateError(
@@ -164,7 +170,22 @@ def write_prompt(
         # Some whole block is always the tenant's own, so that whatever comes after the prompt is, too.
         num_public = min(num_public, max(0, len(token_ids) // BLOCK_TOKENS - 1))
         in_blocks, ends = block_keys(chain.own, token_ids, public=chain.public, num_public=num_public)
-        prompt = replace(prompt, keys=in_blocks, lengths=ends, block_root=chain.own)
+        marks = tuple(end for end in dict.fromkeys(ends_of_inputs) if 0 < end < len(token_ids))
+        by_length = dict(zip(ends, in_blocks, strict=True))
+        for end in marks:
+            whole = in_blocks[: end // BLOCK_TOKENS]
+            upto, _ = block_keys(
+                chain.own, token_ids[:end], known=whole, public=chain.public, num_public=num_public
+            )
+            by_length[end] = upto[-1]
+        lengths = sorted(by_length)
+        prompt = replace(
+            prompt,
+            keys=tuple(by_length[length] for length in lengths),
+            lengths=tuple(lengths),
+            block_root=chain.own,
+            marks=marks,
+        )
     check_window(prompt, model)
     return prompt
 

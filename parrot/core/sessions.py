@@ -95,6 +95,30 @@ class SentReply:
     reply: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartOf:
+    """What a client says of a request that stands alone: what it is a part of, and how it is wanted."""
+
+    application: str | None = None
+    """Requests that name the same one are one application's."""
+    chain: str | None = None
+    """Requests that name the same one follow each other, each with what was before in its prompt."""
+    prefix: str | None = None
+    """Prompts of requests that name the same one begin alike."""
+    group: str | None = None
+    """Wanted together with others of the application: their joint completion matters."""
+    urgency_s: float = 0.0
+    """Wanted so much earlier than it seems; later when negative."""
+    keep_s: float | None = None
+    """How long the beginnings of prompts are kept that are marked as such; None for a usual time."""
+    is_last: bool = False
+    """No request of its chain comes after it."""
+
+
+ALONE = PartOf()
+"""Nothing was said."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Session:
     """One run of one application."""
@@ -118,6 +142,10 @@ class Session:
     """What was pending when the deadline passed has failed."""
     opaque: bool = False
     """Its prompts come without structure; see `Program.opaque`."""
+    part_of: PartOf = ALONE
+    """Of a session that is a single request."""
+    since_at: float | None = None
+    """When the first request of its application came, if that is known; wall clock, seconds."""
     silent: bool = False
     """Nobody but who opened it learns what happens in it: no events are made of that."""
     recovered: bool = False
@@ -136,6 +164,12 @@ class Session:
     def deadline_at(self) -> float | None:
         """Wall clock, seconds."""
         return None if self.deadline_s is None else self.created_at + self.deadline_s
+
+    @property
+    def share(self) -> SessionId:
+        """Whose turn its calls count as among its tenant's: its own, or its application's."""
+        application = self.part_of.application
+        return self.session_id if application is None else SessionId(f"{self.tenant_id}/{application}")
 
     @property
     def num_unfinished(self) -> int:

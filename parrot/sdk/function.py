@@ -33,6 +33,10 @@ class SamplingOptions(TypedDict, total=False):
     stop: str | Sequence[str]
     seed: int | None
     ignore_eos: bool
+    frequency_penalty: float
+    presence_penalty: float
+    logit_bias: Sequence[tuple[int, float]]
+    expected_tokens: int | None
 
 
 class SemanticFunction(Generic[R]):

@@ -27,6 +27,14 @@ class Sampling:
     """Makes random sampling repeatable; without it each call draws its own."""
     ignore_eos: bool = False
     """Go on to `max_tokens` whatever the model says; for measurements."""
+    frequency_penalty: float = 0.0
+    """What a token's logit loses for each time that it was generated before, in this output."""
+    presence_penalty: float = 0.0
+    """What it loses once it was generated."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token ids, and what is added to their logits."""
+    expected_tokens: int | None = None
+    """How many tokens its client expects; changes nothing but plans."""
     logprobs: int | None = None
     """Tell how likely each token was, and so many of the likeliest alternatives; None tells nothing."""
 

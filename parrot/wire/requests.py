@@ -27,6 +27,8 @@ from parrot.types.sampling import MAX_TOKENS_CAP
 MAX_LABEL_CHARS = 256
 MAX_STOP_STRINGS = 8
 MAX_STOP_CHARS = 64
+MAX_LOGIT_BIAS = 1024
+"""Tokens whose logits one output may change."""
 MAX_TRANSFORMS = 8
 MAX_PARAMETERS = 128
 MAX_DEADLINE_S = 7 * 24 * 3600.0
@@ -101,6 +103,15 @@ class SamplingSpec(Wire):
     ] = ()
     seed: Annotated[StrictInt, Field(ge=0, lt=2**53)] | None = None
     ignore_eos: StrictBool = False
+    frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] = 0.0
+    presence_penalty: Annotated[Number, Field(ge=-2, le=2)] = 0.0
+    logit_bias: Annotated[
+        tuple[
+            tuple[Annotated[StrictInt, Field(ge=0, lt=2**31)], Annotated[Number, Field(ge=-100, le=100)]], ...
+        ],
+        Field(max_length=MAX_LOGIT_BIAS),
+    ] = ()
+    expected_tokens: Annotated[StrictInt, Field(ge=0, le=MAX_TOKENS_CAP)] | None = None
 
 
 class StripSpec(Wire):

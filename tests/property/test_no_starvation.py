@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from parrot.core.estimates import Work
 from parrot.core.fairness import FairQueue, WaitingCall
 from parrot.core.policies import make_policy
-from parrot.core.precedence import AGE_S, BULK_S, STARVATION_S, WORK_S, due_s
+from parrot.core.precedence import AGE_S, BULK_S, STARVATION_S, URGENCY_S, WORK_S, due_s
 from parrot.core.prefixes import PrefixIndex
 from parrot.core.roster import EngineState
 from parrot.core.scheduler import ReadyCall, Snapshot
@@ -152,9 +152,10 @@ def test_a_large_call_is_placed_although_small_ones_keep_coming() -> None:
     st.integers(0, 10**9),
     st.booleans(),
     st.one_of(st.none(), st.floats(-1e6, 1e6)),
+    st.floats(-1e6, 1e6),
 )
-def test_age_work_and_deadlines_move_a_call_within_bounds(
-    ready_at_s: float, age_s: float, left: int, bulk: bool, start_by_s: float | None
+def test_age_work_deadlines_and_urgency_move_a_call_within_bounds(
+    ready_at_s: float, age_s: float, left: int, bulk: bool, start_by_s: float | None, urgency_s: float
 ) -> None:
     due = due_s(
         ready_at_s=ready_at_s,
@@ -162,8 +163,9 @@ def test_age_work_and_deadlines_move_a_call_within_bounds(
         remaining=Work(output_tokens=left),
         bulk=bulk,
         start_by_s=start_by_s,
+        urgency_s=urgency_s,
     )
-    assert ready_at_s - AGE_S - 1e-6 <= due <= ready_at_s + WORK_S + BULK_S + 1e-6
+    assert ready_at_s - AGE_S - URGENCY_S - 1e-6 <= due <= ready_at_s + WORK_S + BULK_S + URGENCY_S + 1e-6
 
 
 def test_of_sessions_that_came_together_the_one_with_less_left_is_first_and_the_older_before_both() -> None:
@@ -179,3 +181,9 @@ def test_a_deadline_comes_before_age_and_throughput_work_after() -> None:
     usual = due_s(ready_at_s=100.0, submitted_at_s=100.0, remaining=work)
     assert due_s(ready_at_s=100.0, submitted_at_s=100.0, remaining=work, start_by_s=50.0) == 50.0
     assert due_s(ready_at_s=100.0, submitted_at_s=100.0, remaining=work, bulk=True) == usual + BULK_S
+
+
+def test_what_its_client_wants_earlier_is_due_earlier() -> None:
+    work = Work(prompt_tokens=1000)
+    usual = due_s(ready_at_s=100.0, submitted_at_s=100.0, remaining=work)
+    assert due_s(ready_at_s=100.0, submitted_at_s=100.0, remaining=work, urgency_s=5.0) == usual - 5.0

@@ -11,6 +11,7 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import cast
 
+from parrot.core.executor.applications import Applications
 from parrot.core.executor.keeper import Keeper
 from parrot.core.executor.runtime import Runtime
 from parrot.core.executor.streams import closed_error, stream_variable
@@ -18,7 +19,7 @@ from parrot.core.executor.submission import Submission
 from parrot.core.executor.unbroken import Unbroken
 from parrot.core.lowering import check_call, lower
 from parrot.core.prompts import Model, write_prompt
-from parrot.core.sessions import OutputRecord, Session
+from parrot.core.sessions import ALONE, OutputRecord, PartOf, Session
 from parrot.core.variables import Variable
 from parrot.errors import InvalidError, NotFoundError, ParrotError, UnavailableError
 from parrot.ports.engine import FinishReason, TokenLogprob
@@ -89,6 +90,11 @@ class RequestRun:
     def created_at(self) -> float:
         """When the session was opened, in seconds of the wall clock."""
         return self._session.created_at
+
+    @property
+    def ended_at(self) -> float | None:
+        """When the first call was through, in seconds of the wall clock; None when that is not known."""
+        return self._session.records[self._calls[0][0]].done_at
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -213,6 +219,7 @@ class Requests:
         state: Callable[[Session, Variable, Objective | None], None],
     ) -> None:
         """`check_open` raises when nothing new is taken; `state` notes how a variable is waited for."""
+        self._applications = Applications(runtime)
         self._state = state
         self._check_open = check_open
         self._runtime = runtime
@@ -230,9 +237,11 @@ class Requests:
         name: str,
         objective: Objective | None = None,
         metadata: Mapping[str, str] | None = None,
+        part_of: PartOf = ALONE,
+        opaque: bool = True,
     ) -> AsyncIterator[RequestRun]:
         """Calls with one output each, accepted, until the block ends; then whatever is left of them is
-        stopped and freed. Raises as a submission does.
+        stopped and freed. `opaque`: their prompts come without structure. Raises as a submission does.
         """
         self._check_open()
         session = self._keeper.open_ephemeral(
@@ -244,13 +253,16 @@ class Requests:
                 deadline_s=None,
                 metadata=metadata or {},
                 wall_s=self._runtime.clock.wall_s(),
-                opaque=True,
+                opaque=opaque,
             )
         )
+        session.part_of = part_of
+        self._applications.enter(session)
         try:
             accepted = await self._submission.submit(session, calls, idempotency_key=None, body_hash="")
             yield self._running(session, accepted)
         finally:
+            self._applications.leave(session)
             self._keeper.drop(session)
 
     async def run_in(

@@ -261,7 +261,8 @@ class Attempt:
         root = self._prompt.block_root
         if root is None or not self._keys or len(token_ids) != end.num_tokens:
             return
-        whole = self._keys[: self._lengths[-1] // BLOCK_TOKENS]
+        pairs = zip(self._keys, self._lengths, strict=True)
+        whole = [key for key, length in pairs if length % BLOCK_TOKENS == 0]
         keys, lengths = block_keys(root, token_ids, known=whole)
         for key, length in zip(keys[len(whole) :], lengths[len(whole) :], strict=True):
             self._note_prefix(key, context_id, length)

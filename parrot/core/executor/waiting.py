@@ -1,7 +1,8 @@
 """Calls that wait for an engine, in the order in which they have a claim to one."""
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from parrot.core.admission import Admission, Occupancy
 from parrot.core.estimates import Work
@@ -10,11 +11,14 @@ from parrot.core.precedence import due_s
 from parrot.core.prompts import Model, Prompt
 from parrot.core.scheduler import ReadyCall
 from parrot.core.sessions import CallRecord, Session
-from parrot.types.ids import CallId, TenantId
+from parrot.types.ids import CallId, SessionId, TenantId
 from parrot.types.objective import CallObjective
 
 PRIORITIES_PER_S = 1000
 """Engines are told when a call is due as a whole number, lower first."""
+MAX_SHARES = 4096
+"""Applications that are known by their requests only, and whose counters are kept; the oldest go first."""
+_LATENCY = CallObjective(objective="latency")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +30,8 @@ class Ready:
     model: Model
     prompt: Prompt
     seen: ReadyCall
+    due_s: float | None
+    """None without fairness."""
 
 
 class WaitingRoom:
@@ -46,6 +52,8 @@ class WaitingRoom:
         self._ready: dict[CallId, Ready] = {}
         self._admission = admission
         self._occupancy = admission.occupancy if admission is not None else Occupancy()
+        self._shares: OrderedDict[SessionId, TenantId] = OrderedDict()
+        """Shares of more than one session; the one that was used last is last."""
         self._groups: dict[tuple[str | None, str], dict[CallId, ReadyCall]] = {}
         """Calls by task group and model."""
 
@@ -56,8 +64,7 @@ class WaitingRoom:
         self, session: Session, record: CallRecord, model: Model, prompt: Prompt, *, now_s: float
     ) -> None:
         """A call has all its inputs and its prompt."""
-        objective = session.analysis.objective(record.call_id) or CallObjective(objective="latency")
-        record.objective = objective
+        objective = record.objective = _objective(session, record)
         work = session.analysis.work(record.call_id)
         seen = ReadyCall(
             call_id=record.call_id,
@@ -68,20 +75,22 @@ class WaitingRoom:
             num_output_tokens=work.output_tokens,
             objective=objective,
         )
+        due = None
+        if self._fair is not None:
+            due = _due_s(session, record, bulk=objective.objective == "throughput", now_s=now_s)
         self._ready[record.call_id] = Ready(
-            session=session, record=record, model=model, prompt=prompt, seen=seen
+            session=session, record=record, model=model, prompt=prompt, seen=seen, due_s=due
         )
         self._occupancy.enter(session.tenant_id)
         if objective.task_group is not None:
             self._groups.setdefault(_group(seen), {})[record.call_id] = seen
-        if self._fair is not None:
-            due = _due_s(session, record, bulk=objective.objective == "throughput", now_s=now_s)
+        if self._fair is not None and due is not None:
             record.priority = int(due * PRIORITIES_PER_S)
             self._fair.add(
                 WaitingCall(
                     call_id=record.call_id,
                     tenant_id=session.tenant_id,
-                    session_id=session.session_id,
+                    session_id=session.share,
                     expected=Work(prompt_tokens=prompt.num_tokens, output_tokens=work.output_tokens),
                     rank=(due,),
                 )
@@ -93,11 +102,25 @@ class WaitingRoom:
         """
         for call_id in session.analysis.changes():
             if session.graph.calls[call_id].state in {"waiting", "ready"}:
-                session.records[call_id].objective = session.analysis.objective(call_id)
+                objective = session.analysis.objective(call_id)
+                session.records[call_id].objective = objective and _in_group(session, objective)
             ready = self._ready.get(call_id)
-            if ready is not None:
+            if ready is not None and self._has_changed(ready, now_s):
                 self.remove(call_id)
                 self.add(session, ready.record, ready.model, ready.prompt, now_s=now_s)
+
+    def _has_changed(self, ready: Ready, now_s: float) -> bool:
+        """Whether a waiting call would be noted otherwise now than it was."""
+        session, record, seen = ready.session, ready.record, ready.seen
+        objective = _objective(session, record)
+        if objective != seen.objective:
+            return True
+        if session.analysis.work(record.call_id).output_tokens != seen.num_output_tokens:
+            return True
+        if ready.due_s is None:
+            return False
+        bulk = objective.objective == "throughput"
+        return ready.due_s != _due_s(session, record, bulk=bulk, now_s=now_s)
 
     def order(self) -> Iterator[ReadyCall]:
         """The calls by their claim; the room must not change while this is read."""
@@ -144,8 +167,17 @@ class WaitingRoom:
 
     def forget(self, session: Session) -> None:
         """A session is closed, and none of its calls waits."""
-        if self._fair is not None:
+        if self._fair is None:
+            return
+        if session.share == session.session_id:
             self._fair.forget(session.tenant_id, session.session_id)
+            return
+        self._shares[session.share] = session.tenant_id
+        self._shares.move_to_end(session.share)
+        while len(self._shares) > MAX_SHARES:
+            share, tenant_id = self._shares.popitem(last=False)
+            if not self._fair.waits(share):
+                self._fair.forget(tenant_id, share)
 
     def _leave_group(self, call: ReadyCall) -> None:
         if call.objective.task_group is not None:
@@ -160,11 +192,25 @@ def _due_s(session: Session, record: CallRecord, *, bulk: bool, now_s: float) ->
     slack_s = session.analysis.slack_s(record.call_id, now_s=now_s)
     return due_s(
         ready_at_s=ready_at_s,
-        submitted_at_s=min(record.submitted_at, ready_at_s),
+        submitted_at_s=min(record.submitted_at, ready_at_s, session.since_at or ready_at_s),
         remaining=session.analysis.remaining,
         bulk=bulk,
         start_by_s=None if slack_s is None else now_s + slack_s,
+        urgency_s=session.part_of.urgency_s,
     )
+
+
+def _objective(session: Session, record: CallRecord) -> CallObjective:
+    return _in_group(session, session.analysis.objective(record.call_id) or _LATENCY)
+
+
+def _in_group(session: Session, objective: CallObjective) -> CallObjective:
+    """The objective of a call that its client says is wanted together with others, else as it is."""
+    group = session.part_of.group
+    if group is None or objective.task_group is not None:
+        return objective
+    why = f"{objective.why}; its client wants it together with others"
+    return replace(objective, task_group=f"{session.share}/{group}", why=why)
 
 
 def _no_weight(_: TenantId) -> float:

@@ -1,7 +1,8 @@
 """Logits to tokens, for all requests of a step at once."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -29,6 +30,25 @@ class Choice:
     bound: OutputBound | None = None
     """What the output may be, if its request says so."""
     num_generated: int = 0
+    generated: Counter[int] = field(default_factory=Counter)
+    """How often each token came so far; empty where nothing depends on it."""
+
+    def note(self, token_id: int) -> None:
+        """A token was generated."""
+        self.num_generated += 1
+        if self.sampling.frequency_penalty or self.sampling.presence_penalty:
+            self.generated[token_id] += 1
+
+    def changes(self) -> dict[int, float]:
+        """What is added to logits, by token."""
+        sampling = self.sampling
+        changes = {
+            token_id: -(sampling.presence_penalty + sampling.frequency_penalty * count)
+            for token_id, count in self.generated.items()
+        }
+        for token_id, bias in sampling.logit_bias:
+            changes[token_id] = changes.get(token_id, 0.0) + bias
+        return changes
 
     @property
     def heeds_eos(self) -> bool:
@@ -71,6 +91,7 @@ class Sampler:
         bounded = [row for row, choice in enumerate(choices) if choice.bound is not None]
         masks, complete = self._masks_of(bounded, choices) if bounded else (None, [])
         uniform = [choice.draw_number() for choice in choices]
+        self._change(logits, choices)
         if self._kernels is not None:
             tokens = self._sample_natively(self._kernels, logits, choices, uniform, bounded, masks)
         else:
@@ -98,6 +119,17 @@ class Sampler:
         ]
         masks, empty = self._masks.allowed(bounds, may_end)
         return masks, [row for row, is_empty in zip(bounded, empty, strict=True) if is_empty]
+
+    def _change(self, logits: torch.Tensor, choices: Sequence[Choice]) -> None:
+        """Add what rows' penalties and biases add; ids beyond the vocabulary are passed over."""
+        for row, choice in enumerate(choices):
+            changes = {
+                token: change for token, change in choice.changes().items() if token < self._vocab_size
+            }
+            if changes:
+                ids = torch.tensor(list(changes), device=self._device)
+                added = torch.tensor(list(changes.values()), dtype=torch.float32, device=self._device)
+                logits[row, ids] = (logits[row, ids].float() + added).to(logits.dtype)
 
     def _silence_eos(self, logits: torch.Tensor, choices: Sequence[Choice]) -> None:
         deaf = [row for row, choice in enumerate(choices) if not choice.heeds_eos]

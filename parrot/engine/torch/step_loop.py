@@ -380,7 +380,7 @@ class StepLoop:
             self._finish_output(job, "stop", GenerateChunk(text="", token_ids=()))
             return
         context.tokens.append(token_id)
-        choice.num_generated += 1
+        choice.note(token_id)
         self._num_decoded += 1
         chunk = GenerateChunk(
             text=output.push(token_id),

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from parrot.core.executor.requests import Outcome, Piece
 from parrot.ports.engine import Tokenizer, TokenLogprob
-from parrot.server.openai.tools import calls_in, is_call
+from parrot.server.openai.tool_stream import CallReader
+from parrot.server.openai.tools import NO_ARGUMENTS, calls_in, is_call
 
 Json = dict[str, object]
 
@@ -113,8 +114,8 @@ class ChatWriter:
         self._tokenizer = tokenizer
         self._tells = tells
         self._tools = tools
-        self._held: dict[int, str] = {}
-        """What came so far of choices that are calls: these are given when they are whole."""
+        self._calling: dict[int, CallReader] = {}
+        """Of choices that are calls, or may be."""
         self._spoken: set[int] = set()
         """Choices that are no calls."""
 
@@ -131,7 +132,7 @@ class ChatWriter:
                     "index": index,
                     "message": message,
                     "logprobs": self._logprobs(outcome.logprobs),
-                    "finish_reason": outcome.finish_reason if calls is None else "tool_calls",
+                    "finish_reason": _finish_reason(outcome, has_calls=calls is not None),
                 }
             )
         return {**self._head.of("chat.completion"), "choices": choices, "usage": usage}
@@ -141,32 +142,53 @@ class ChatWriter:
         return self._chunk(index, {"role": "assistant", "content": ""})
 
     def piece(self, index: int, piece: Piece) -> Json | None:
-        """A chunk with more of a choice, unless it turns out to be a call."""
+        """A chunk with more of a choice; None when nothing of it can be told yet."""
         if self._tools and index not in self._spoken:
-            held = self._held[index] = self._held.get(index, "") + piece.text
-            if is_call(held) is not False:
+            if index not in self._calling and not piece.text:
                 return None
+            if index in self._calling or is_call(piece.text):
+                return self._call_chunk(index, piece.text)
             self._spoken.add(index)
         return self._chunk(index, {"content": piece.text}, logprobs=self._logprobs(piece.logprobs))
 
     def last(self, index: int, outcome: Outcome) -> Sequence[Json]:
-        """The chunks with a choice's calls, and how it ended."""
-        if not self._tools or index in self._spoken:
-            return [self._chunk(index, {}, finish_reason=outcome.finish_reason)]
-        calls = self._calls(index, outcome.text)
-        if calls is None:
-            delta: Json = {"content": outcome.text}
-            return [self._chunk(index, delta), self._chunk(index, {}, finish_reason=outcome.finish_reason)]
-        delta = {"tool_calls": [{"index": number, **call} for number, call in enumerate(calls)]}
-        return [self._chunk(index, delta), self._chunk(index, {}, finish_reason="tool_calls")]
+        """The chunks with what was not told yet of a choice, and how it ended."""
+        reader = self._calling.get(index)
+        has_calls = reader is not None and bool(reader.calls)
+        deltas: list[Json] = []
+        if reader is not None and not reader.calls:
+            deltas.append({"content": outcome.text})
+        elif reader is not None:
+            bare = [number for number, call in enumerate(reader.calls) if not call.arguments]
+            calls = [{"index": number, "function": {"arguments": NO_ARGUMENTS}} for number in bare]
+            deltas += [{"tool_calls": calls}] if calls else []
+        reason = _finish_reason(outcome, has_calls=has_calls)
+        return [
+            *(self._chunk(index, delta) for delta in deltas),
+            self._chunk(index, {}, finish_reason=reason),
+        ]
+
+    def _call_chunk(self, index: int, text: str) -> Json | None:
+        """A chunk with more of a choice's calls: names when they are there, arguments as they come."""
+        calls: list[Json] = []
+        for piece in self._calling.setdefault(index, CallReader()).feed(text):
+            call: Json = {"index": piece.number, "function": {"arguments": piece.arguments}}
+            if piece.name is not None:
+                call |= {"id": f"{self._call_prefix(index)}{piece.number}", "type": "function"}
+                call["function"] = {"name": piece.name, "arguments": piece.arguments}
+            calls.append(call)
+        return self._chunk(index, {"tool_calls": calls}) if calls else None
 
     def usage(self, usage: Json) -> Json:
         """The chunk with the usage."""
         return {**self._head.of("chat.completion.chunk"), "choices": [], "usage": usage}
 
     def _calls(self, index: int, text: str) -> list[Json] | None:
-        run = self._head.id.rpartition("-")[2]
-        return calls_in(text, f"call_{run[:20]}{index}") if self._tools else None
+        return calls_in(text, self._call_prefix(index)) if self._tools else None
+
+    def _call_prefix(self, index: int) -> str:
+        """What the ids of a choice's calls begin with."""
+        return f"call_{self._head.id.rpartition('-')[2][:20]}{index}"
 
     def _chunk(
         self,
@@ -182,20 +204,30 @@ class ChatWriter:
     def _logprobs(self, logprobs: Sequence[TokenLogprob]) -> Json | None:
         if not self._tells:
             return None
-        content: list[Json] = [
-            {
-                **self._token(told.token_id, told.logprob),
-                "top_logprobs": [self._token(i, logprob) for i, logprob in told.top],
-            }
-            for told in logprobs
-        ]
-        return {"content": content, "refusal": None}
+        return {"content": told_tokens(self._tokenizer, logprobs), "refusal": None}
 
-    def _token(self, token_id: int, logprob: float) -> Json:
-        token = self._tokenizer.decode([token_id])
-        # A part of a character has no text of its own, so its bytes are not known here.
-        data = None if "\ufffd" in token else list(token.encode())
-        return {"token": token, "logprob": _bounded(logprob), "bytes": data}
+
+def told_tokens(tokenizer: Tokenizer, logprobs: Sequence[TokenLogprob]) -> list[Json]:
+    """How likely tokens were, and the likeliest in their places."""
+    return [
+        {
+            **_token(tokenizer, told.token_id, told.logprob),
+            "top_logprobs": [_token(tokenizer, i, logprob) for i, logprob in told.top],
+        }
+        for told in logprobs
+    ]
+
+
+def _token(tokenizer: Tokenizer, token_id: int, logprob: float) -> Json:
+    token = tokenizer.decode([token_id])
+    # A part of a character has no text of its own, so its bytes are not known here.
+    data = None if "\ufffd" in token else list(token.encode())
+    return {"token": token, "logprob": _bounded(logprob), "bytes": data}
+
+
+def _finish_reason(outcome: Outcome, *, has_calls: bool) -> str:
+    """`tool_calls` when there are calls, unless the last of them was cut off."""
+    return "tool_calls" if has_calls and outcome.finish_reason != "length" else outcome.finish_reason
 
 
 def _bounded(logprob: float) -> float:

@@ -13,6 +13,7 @@ from parrot.types.objective import Objective
 from parrot.types.sampling import MAX_TOKENS_CAP
 from parrot.wire.requests import (
     MAX_LABEL_CHARS,
+    MAX_LOGIT_BIAS,
     MAX_PARAMETERS,
     MAX_STOP_CHARS,
     MAX_STOP_STRINGS,
@@ -35,6 +36,10 @@ MAX_TOP_LOGPROBS = 20
 StopString = Annotated[Text, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 TokenCount = Annotated[StrictInt, Field(ge=1, le=MAX_TOKENS_CAP)]
 Penalty = Annotated[Number, Field(ge=-2, le=2)]
+TokenNumber = Annotated[StrictStr, Field(pattern=r"^[0-9]{1,9}$")]
+Bias = Annotated[Number, Field(ge=-100, le=100)]
+ServiceTier = Literal["auto", "default", "flex", "priority", "scale", "fast"]
+CacheRetention = Literal["in-memory", "in_memory", "24h"]
 TokenIds = tuple[Annotated[StrictInt, Field(ge=0, lt=2**31)], ...]
 
 
@@ -48,13 +53,19 @@ class StreamOptions(Wire):
 
 
 class ParrotBody(Wire):
-    """`parrot`: the request is a call of an application. Its prompt is a template, as everywhere: `{{name}}`
-    stands for an input, or for the session's variable of that name, which another call may have still to
-    produce.
+    """`parrot`: the request is a call of an application.
+
+    With `session_id` its prompt is a template, as everywhere: `{{name}}` stands for an input, or for the
+    session's variable of that name, which another call may have still to produce. Without, the request stands
+    alone, and says what it is a part of.
     """
 
-    session_id: Reference
+    session_id: Reference | None = None
     """The session that the call becomes a part of; it is durable there."""
+    application: Reference | None = None
+    """Requests that name the same one are one application's."""
+    group: Reference | None = None
+    """Requests of an application that name the same one are wanted together."""
     inputs: Annotated[dict[Name, ValueParameter | VariableParameter], Field(max_length=MAX_PARAMETERS)] = (
         Field(default_factory=dict)
     )
@@ -67,13 +78,32 @@ class ParrotBody(Wire):
 
 
 class AgentHints(Wire):
-    """`nvext.agent_hints`, as NVIDIA Dynamo has them; all but the first are noted only."""
+    """`nvext.agent_hints`, as NVIDIA Dynamo has them."""
 
     latency_sensitivity: Annotated[Number, Field(ge=0)] | None = None
     """0: nobody waits for the answer."""
     priority: StrictInt | None = None
+    """Higher is more urgent: wanted so many seconds earlier."""
+    strict_priority: StrictInt | None = None
+    """Above 0 it is as urgent as can be."""
     osl: Annotated[StrictInt, Field(ge=0)] | None = None
+    """How many tokens the answer is expected to have."""
     speculative_prefill: StrictBool | None = None
+    """Taken and passed over: what a turn computed is there for the next one anyway."""
+
+
+CacheTime = Literal["30m", "12h"]
+
+
+class CacheOptions(Wire):
+    """`prompt_cache_options`."""
+
+    mode: Literal["implicit", "explicit"] | None = None
+    """Taken and passed over: what prompts have in common is found in either mode."""
+    ttl: CacheTime | None = None
+    """How long what is marked by breakpoints, and what a cache key stands for, is worth keeping."""
+    prewarm: Literal[False] = False
+    comparison_response_id: Text | None = None
 
 
 class NvidiaBody(Wire):
@@ -82,7 +112,42 @@ class NvidiaBody(Wire):
     agent_hints: AgentHints | None = None
 
 
-class SamplingBody(Wire):
+class HintedBody(Wire):
+    """What all bodies have in common: whose part a request is, and how it is wanted."""
+
+    priority: StrictInt | None = None
+    """As vLLM has it, lower is more urgent: wanted so many seconds later, and above 0 nobody waits for it."""
+    service_tier: ServiceTier | None = None
+    """`flex`: nobody waits for the answer; `priority` and `fast`: it is as urgent as can be."""
+    user: Text | None = None
+    metadata: Annotated[dict[StrictStr, Text], Field(max_length=16)] | None = None
+    store: StrictBool | None = None
+    safety_identifier: Text | None = None
+    prompt_cache_key: Text | None = None
+    """Prompts with the same one begin alike."""
+    prompt_cache_retention: CacheRetention | None = None
+    prompt_cache_options: CacheOptions | None = None
+    parrot: ParrotBody | None = None
+    nvext: NvidiaBody | None = None
+
+    @property
+    def member(self) -> ParrotBody | None:
+        """Set when the request becomes a call of a session."""
+        return self.parrot if self.parrot is not None and self.parrot.session_id is not None else None
+
+    @property
+    def hints(self) -> AgentHints:
+        """`nvext.agent_hints`."""
+        return (self.nvext.agent_hints if self.nvext is not None else None) or AgentHints()
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What its sender says that it belongs to, for people who look at what runs."""
+        given = {"user": self.user, "prompt_cache_key": self.prompt_cache_key, **(self.metadata or {})}
+        return {key: value[:MAX_LABEL_CHARS] for key, value in given.items() if value}
+
+
+class SamplingBody(HintedBody):
     """What completions and chat completions have in common."""
 
     model: Text | None = None
@@ -99,25 +164,10 @@ class SamplingBody(Wire):
     stop: StopString | Annotated[tuple[StopString, ...], Field(max_length=MAX_STOP_STRINGS)] | None = None
     seed: Annotated[StrictInt, Field(ge=0, lt=2**53)] | None = None
     ignore_eos: StrictBool = False
-    priority: StrictInt | None = None
-    """As vLLM has it, lower is more urgent: above 0 nobody waits for the answer."""
-    service_tier: Literal["auto", "default", "flex", "priority", "scale"] | None = None
-    """`flex`: nobody waits for the answer."""
-    user: Text | None = None
-    metadata: Annotated[dict[StrictStr, Text], Field(max_length=16)] | None = None
-    store: StrictBool | None = None
-    prompt_cache_key: Text | None = None
-    prompt_cache_retention: Literal["in-memory", "24h"] | None = None
-    safety_identifier: Text | None = None
-    parrot: ParrotBody | None = None
-    nvext: NvidiaBody | None = None
-
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     repetition_penalty: Annotated[Number, Field(gt=0, le=2)] | None = None
-    logit_bias: (
-        Annotated[dict[Annotated[StrictStr, Field(pattern=r"^[0-9]{1,9}$")], Penalty], Field()] | None
-    ) = None
+    logit_bias: Annotated[dict[TokenNumber, Bias], Field(max_length=MAX_LOGIT_BIAS)] | None = None
     stop_token_ids: TokenIds | None = None
     bad_words: tuple[Text, ...] | None = None
     prompt_logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
@@ -132,15 +182,14 @@ class SamplingBody(Wire):
         return self.n or 1
 
     @property
+    def predicted_tokens(self) -> int | None:
+        """How long the answer is expected to be, if its sender says so."""
+        return self.hints.osl
+
+    @property
     def stop_strings(self) -> tuple[str, ...]:
         """The stop strings as a list."""
         return (self.stop,) if isinstance(self.stop, str) else self.stop or ()
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """What its sender says that it belongs to, for people who look at what runs."""
-        given = {"user": self.user, "prompt_cache_key": self.prompt_cache_key, **(self.metadata or {})}
-        return {key: value[:MAX_LABEL_CHARS] for key, value in given.items() if value}
 
     @property
     def includes_usage(self) -> bool:
@@ -153,10 +202,8 @@ class SamplingBody(Wire):
         Raises:
             InvalidError: `unsupported`, naming the field; `invalid`.
         """
-        refuse("frequency_penalty", self.frequency_penalty, 0, None)
-        refuse("presence_penalty", self.presence_penalty, 0, None)
         refuse("repetition_penalty", self.repetition_penalty, 1, None)
-        for name in ("logit_bias", "stop_token_ids", "bad_words"):
+        for name in ("stop_token_ids", "bad_words"):
             if getattr(self, name):
                 raise unsupported(name)
         refuse("prompt_logprobs", self.prompt_logprobs, None)
@@ -164,10 +211,8 @@ class SamplingBody(Wire):
         refuse("include_stop_str_in_output", self.include_stop_str_in_output, False, None)
         if self.stream_options is not None and not self.stream:
             raise InvalidError("stream_options belong to a stream", param="stream_options")
-        if self.parrot is not None and len(self.parrot.outputs) > self.num_choices:
-            raise InvalidError("there are more names than choices", param="parrot.outputs")
-        if self.parrot is not None and self.stream and not self.parrot.wait:
-            raise InvalidError("a stream is waited for", param="parrot.wait")
+        if self.parrot is not None:
+            check_parrot(self.parrot, num_choices=self.num_choices, streams=bool(self.stream))
 
 
 class CompletionBody(SamplingBody):
@@ -207,6 +252,27 @@ class CompletionBody(SamplingBody):
             return (self.prompt,)
         texts = tuple(prompt for prompt in self.prompt if not isinstance(prompt, int))
         return texts or (tuple(prompt for prompt in self.prompt if isinstance(prompt, int)),)
+
+
+def check_parrot(parrot: ParrotBody, *, num_choices: int, streams: bool) -> None:
+    """Refuse what does not go together.
+
+    Raises:
+        InvalidError: `invalid`, `missing_field`.
+    """
+    if len(parrot.outputs) > num_choices:
+        raise InvalidError("there are more names than choices", param="parrot.outputs")
+    if streams and not parrot.wait:
+        raise InvalidError("a stream is waited for", param="parrot.wait")
+    if parrot.session_id is None and (parrot.inputs or parrot.outputs or not parrot.wait):
+        raise InvalidError(
+            "inputs and outputs are a session's: name it", code="missing_field", param="parrot.session_id"
+        )
+    if parrot.session_id is not None and (parrot.application or parrot.group):
+        raise InvalidError(
+            "a call of a session is its application's, and its group follows from the graph",
+            param="parrot.application" if parrot.application else "parrot.group",
+        )
 
 
 def refuse(name: str, value: object, *harmless: object) -> None:

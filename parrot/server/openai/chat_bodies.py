@@ -4,13 +4,29 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, StrictInt
 
+from parrot.core.estimates import text_tokens
 from parrot.errors import InvalidError
-from parrot.server.openai.bodies import MAX_TOP_LOGPROBS, SamplingBody, TokenCount, refuse, unsupported
+from parrot.server.openai.bodies import (
+    MAX_TOP_LOGPROBS,
+    CacheTime,
+    SamplingBody,
+    TokenCount,
+    refuse,
+    unsupported,
+)
 from parrot.server.openai.tools import MAX_TOOLS, NamedTool, Tool, Toolbox, ToolCall, ToolChoice
 from parrot.wire.requests import Text, Wire
 
 MAX_MESSAGES = 1023
 """The answer is a message too."""
+
+
+class CacheBreakpoint(Wire):
+    """`prompt_cache_breakpoint`: what comes again ends here."""
+
+    mode: Literal["explicit"]
+    ttl: CacheTime | None = None
+    """Taken and passed over: the request's own time counts."""
 
 
 class TextPart(Wire):
@@ -19,6 +35,25 @@ class TextPart(Wire):
     type: Literal["text", "input_text", "output_text", "refusal"]
     text: Text = ""
     refusal: Text = ""
+    prompt_cache_breakpoint: CacheBreakpoint | None = None
+
+    @property
+    def words(self) -> str:
+        """What it says."""
+        return self.text or self.refusal
+
+
+class Prediction(Wire):
+    """`prediction`: what the answer will mostly be."""
+
+    type: Literal["content"]
+    content: Text | tuple[TextPart, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """About how long it is."""
+        texts = (self.content,) if isinstance(self.content, str) else (part.words for part in self.content)
+        return sum(map(text_tokens, texts))
 
 
 class ChatMessage(Wire):
@@ -39,7 +74,7 @@ class ChatMessage(Wire):
         """All its text."""
         if self.content is None or isinstance(self.content, str):
             return self.content or ""
-        return "".join(part.text or part.refusal for part in self.content)
+        return "".join(part.words for part in self.content)
 
 
 class JsonSchema(Wire):
@@ -85,8 +120,8 @@ class ChatBody(SamplingBody):
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
-    prediction: dict[str, object] | None = None
-    """Taken and passed over: it could only make the same answer come sooner."""
+    prediction: Prediction | None = None
+    """Says how long the answer will be; its text is not made use of."""
     reasoning_effort: Text | None = None
     verbosity: Text | None = None
     modalities: tuple[Text, ...] | None = None
@@ -103,6 +138,11 @@ class ChatBody(SamplingBody):
     def most_tokens(self) -> int | None:
         """The bound on the answer, if one is given."""
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+
+    @property
+    def predicted_tokens(self) -> int | None:
+        """How long the answer is expected to be, if its sender says so."""
+        return self.prediction.num_tokens if self.prediction is not None else super().predicted_tokens
 
     @property
     def num_logprobs(self) -> int | None:

@@ -1,14 +1,16 @@
 """From an OpenAI body to calls: one for each answer that is wanted, in the order of `choices`."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from parrot.core.executor.requests import Requests
+from parrot.core.sessions import PartOf
 from parrot.errors import InvalidError, TemplateError
 from parrot.ports.engine import Tokenizer
 from parrot.server.openai.bodies import CompletionBody, ParrotBody, SamplingBody, unsupported
 from parrot.server.openai.chat_bodies import ChatBody, ChatMessage
+from parrot.server.openai.hints import objective_of, part_of, with_headers
 from parrot.server.openai.tools import Toolbox, written_calls, written_result
 from parrot.types.ids import TenantId
 from parrot.types.objective import Objective
@@ -33,6 +35,10 @@ DEFAULT_COMPLETION_TOKENS = 16
 OUTPUT = "_answer"
 """The placeholder of the answer, which no client writes by chance."""
 ANSWER = MessageSpec(role="assistant", content=f"{{{{{OUTPUT}}}}}")
+MARK = "_mark"
+"""How the placeholders of texts begin that end with a breakpoint."""
+MAX_BREAKPOINTS = 16
+"""Of one prompt; the last ones count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +54,15 @@ class Wanted:
     parrot: ParrotBody | None
     """Set when the calls are a part of an application."""
     labels: Mapping[str, str]
+    part_of: PartOf
+    opaque: bool = True
+    """The prompts have no structure but what is found in them."""
+
+    def with_headers(self, headers: Mapping[str, str]) -> "Wanted":
+        """The same, for a request with these headers."""
+        part_of = with_headers(self.part_of, headers)
+        labels = {**self.labels, "session": part_of.chain} if part_of.chain else self.labels
+        return replace(self, part_of=part_of, labels=labels)
 
     def submission(self) -> SubmitCalls:
         """The calls as they are submitted."""
@@ -62,18 +77,19 @@ def completion_calls(body: CompletionBody, requests: Requests) -> Wanted:
             does not have.
     """
     model = requests.model(body.model)
+    _check_bias(body, model.tokenizer)
     without_bos = body.add_special_tokens is False
     most = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
     calls: list[CallSpec] = []
     echoes: list[str] = []
     for prompt in body.prompts():
         inputs: dict[str, ValueParameter | VariableParameter]
-        if body.parrot is None:
+        if body.member is None:
             value = _prompt(prompt, model.tokenizer, model.model_hash, without_bos=without_bos)
             template, inputs, echo = "{{prompt}}", {"prompt": value}, value.value
         else:
             template = echo = _template(prompt)
-            inputs = inputs_of(body.parrot, [template])
+            inputs = inputs_of(body.member, [template])
         for choice in range(body.num_choices):
             output = _output(body, choice, most=most, logprobs=body.logprobs)
             calls.append(
@@ -89,8 +105,9 @@ def completion_calls(body: CompletionBody, requests: Requests) -> Wanted:
         num_choices=body.num_choices,
         prompts=tuple(echoes),
         objective=objective_of(body),
-        parrot=body.parrot,
+        parrot=body.member,
         labels=body.labels,
+        part_of=part_of(body),
     )
 
 
@@ -102,9 +119,13 @@ def chat_calls(body: ChatBody, requests: Requests, tenant: TenantId) -> Wanted:
         CallError: `context_overflow`.
     """
     model = requests.model(body.model)
+    _check_bias(body, model.tokenizer)
     toolbox = body.toolbox()
-    messages = (*lowered_messages(body.messages, toolbox, templates=body.parrot is not None), ANSWER)
-    inputs = {} if body.parrot is None else inputs_of(body.parrot, [m.content for m in messages[:-1]])
+    written = Contents.of(body.messages, templates=body.member is not None)
+    messages = (*lowered_messages(body.messages, toolbox, written), ANSWER)
+    inputs: Mapping[str, ValueParameter | VariableParameter] = written.marked
+    if body.member is not None:
+        inputs = inputs_of(body.member, [m.content for m in messages[:-1]])
     schema = None if body.response_format is None else body.response_format.schema_of_output()
     if schema is not None and toolbox is not None:
         raise unsupported("response_format", "not together with tools")
@@ -116,7 +137,7 @@ def chat_calls(body: ChatBody, requests: Requests, tenant: TenantId) -> Wanted:
         )
 
     most = body.most_tokens
-    if most is None and inputs:
+    if most is None and body.member is not None and inputs:
         # What will be left of the window is not known before the inputs are.
         most = SamplingSpec().max_tokens
     elif most is None:
@@ -127,20 +148,10 @@ def chat_calls(body: ChatBody, requests: Requests, tenant: TenantId) -> Wanted:
         num_choices=body.num_choices,
         prompts=(),
         objective=objective_of(body),
-        parrot=body.parrot,
+        parrot=body.member,
         labels=body.labels,
+        part_of=part_of(body),
     )
-
-
-def objective_of(body: SamplingBody) -> Objective:
-    """Somebody waits for an answer, unless its sender says that it has time."""
-    if body.parrot is not None and body.parrot.objective is not None:
-        return body.parrot.objective
-    hints = body.nvext.agent_hints if body.nvext is not None else None
-    if hints is not None and hints.latency_sensitivity == 0:
-        return "throughput"
-    later = body.service_tier == "flex" or (body.priority is not None and body.priority > 0)
-    return "throughput" if later else "latency"
 
 
 def inputs_of(parrot: ParrotBody, templates: Iterable[str]) -> dict[str, ValueParameter | VariableParameter]:
@@ -165,35 +176,76 @@ def inputs_of(parrot: ParrotBody, templates: Iterable[str]) -> dict[str, ValuePa
     return inputs
 
 
+@dataclass(slots=True, kw_only=True)
+class Contents:
+    """How contents of messages are written as templates: as data, or, with `templates`, as they are."""
+
+    templates: bool = False
+    num_passed_over: int = 0
+    """Breakpoints that are still to be passed over, as there are too many."""
+    marked: dict[str, ValueParameter] = field(default_factory=dict)
+    """Texts that end with a breakpoint, by the placeholder that stands for each."""
+
+    @classmethod
+    def of(cls, messages: Sequence[ChatMessage], *, templates: bool) -> "Contents":
+        """For these messages."""
+        contents = (message.content for message in messages)
+        parts = (part for content in contents if isinstance(content, tuple) for part in content)
+        num_marked = sum(part.prompt_cache_breakpoint is not None for part in parts)
+        return cls(templates=templates, num_passed_over=max(0, num_marked - MAX_BREAKPOINTS))
+
+    def write(self, text: str) -> str:
+        """A text."""
+        return text if self.templates else literal(text)
+
+    def write_message(self, message: ChatMessage) -> str:
+        """A message's content; up to its breakpoints it stands in placeholders, whose ends are kept apart."""
+        if self.templates or message.content is None or isinstance(message.content, str):
+            return self.write(message.text)
+        written, text = [], ""
+        for part in message.content:
+            text += part.words
+            if part.prompt_cache_breakpoint is None or not text:
+                continue
+            self.num_passed_over -= 1
+            if self.num_passed_over < 0:
+                name = f"{MARK}{len(self.marked)}"
+                self.marked[name] = ValueParameter.model_construct(value=text)
+                written.append(f"{{{{{name}}}}}")
+                text = ""
+        return "".join(written) + literal(text)
+
+
 def lowered_messages(
-    messages: Sequence[ChatMessage], toolbox: Toolbox | None, *, templates: bool = False
+    messages: Sequence[ChatMessage], toolbox: Toolbox | None, contents: Contents
 ) -> Iterator[MessageSpec]:
     """A conversation as a call has it. Tools, their calls and what these gave become text, as models without
-    a word for them need it; what the model is told of tools stands first. Contents are data, or `templates`.
+    a word for them need it; what the model is told of tools stands first.
     """
-    written = str if templates else literal
     told = None if toolbox is None else toolbox.description()
     names: dict[str, str] = {}
     for message in messages:
         calls = message.tool_calls or ()
         names.update((call.id, call.function.name) for call in calls)
-        text = message.text
-        if calls:
-            text += written_calls((call.function.name, call.function.arguments) for call in calls)
         if message.role == "tool":
             name = names.get(message.tool_call_id or "") or message.name or "a function"
-            yield MessageSpec(role="user", content=written(written_result(name, text)))
+            yield MessageSpec(role="user", content=contents.write(written_result(name, message.text)))
             continue
+        content = contents.write_message(message)
+        if calls:
+            content += contents.write(
+                written_calls((call.function.name, call.function.arguments) for call in calls)
+            )
         role: Literal["system", "user", "assistant"]
         role = "system" if message.role == "developer" else message.role
         if told is not None and role == "system":
-            yield MessageSpec(role=role, content=f"{written(text)}\n\n{literal(told)}")
+            yield MessageSpec(role=role, content=f"{content}\n\n{literal(told)}")
             told = None
             continue
         if told is not None:
             yield MessageSpec(role="system", content=literal(told))
             told = None
-        yield MessageSpec(role=role, content=written(text))
+        yield MessageSpec(role=role, content=content)
 
 
 def literal(text: str) -> str:
@@ -204,6 +256,14 @@ def literal(text: str) -> str:
 def unwritten(template: str) -> str:
     """The text that `literal` was given."""
     return template.replace("{{{{", "{{")
+
+
+def _check_bias(body: SamplingBody, tokenizer: Tokenizer) -> None:
+    for token in body.logit_bias or {}:
+        if int(token) >= tokenizer.vocab_size:
+            raise InvalidError(
+                f"token id {token} is not below the vocabulary's {tokenizer.vocab_size}", param="logit_bias"
+            )
 
 
 def _template(prompt: str | Sequence[int]) -> str:
@@ -238,6 +298,7 @@ def _output(
     schema: dict[str, object] | None = None,
     toolbox: Toolbox | None = None,
 ) -> OutputParameter:
+    predicted = None if body.predicted_tokens is None else min(body.predicted_tokens, MAX_TOKENS_CAP)
     sampling = ToldSampling.model_construct(
         max_tokens=most,
         min_tokens=body.min_tokens,
@@ -249,9 +310,13 @@ def _output(
         # Choices of one seed are to differ, and to come again.
         seed=None if body.seed is None else (body.seed + choice) % 2**53,
         ignore_eos=body.ignore_eos,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        presence_penalty=body.presence_penalty or 0.0,
+        logit_bias=tuple((int(token), bias) for token, bias in (body.logit_bias or {}).items()),
+        expected_tokens=predicted,
         logprobs=logprobs,
     )
-    names = body.parrot.outputs if body.parrot is not None else ()
+    names = body.member.outputs if body.member is not None else ()
     variable = names[choice] if choice < len(names) else None
     if toolbox is None:
         output = OutputSpec.model_construct(variable=variable, sampling=sampling, schema_=schema)

@@ -5,7 +5,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, StrictInt
 
-from parrot.server.openai.bodies import StreamOptions, TokenCount, refuse, unsupported
+from parrot.server.openai.bodies import (
+    MAX_TOP_LOGPROBS,
+    HintedBody,
+    ParrotBody,
+    Penalty,
+    StreamOptions,
+    TokenCount,
+    check_parrot,
+    refuse,
+    unsupported,
+)
 from parrot.server.openai.chat_bodies import (
     MAX_MESSAGES,
     ChatBody,
@@ -26,7 +36,7 @@ from parrot.server.openai.tools import (
     ToolFunction,
 )
 from parrot.types.sampling import MAX_TOKENS_CAP
-from parrot.wire.requests import Number, Reference, Text, Wire
+from parrot.wire.requests import MAX_PARAMETERS, Name, Number, Reference, Text, Wire
 
 Status = Literal["in_progress", "completed", "incomplete"]
 
@@ -113,41 +123,56 @@ class ConversationId(Wire):
     id: Reference
 
 
-class ResponseBody(Wire):
+class PromptReference(Wire):
+    """`prompt`: a registered function, and what its inputs stand for."""
+
+    id: Name
+    """Its name."""
+    version: Annotated[Text, Field(pattern=r"^[0-9]{1,9}$")] | None = None
+    """None for the latest."""
+    variables: Annotated[dict[Name, Text | TextPart], Field(max_length=MAX_PARAMETERS)] | None = None
+
+    @property
+    def ref(self) -> str:
+        """What a call names it by."""
+        return self.id if self.version is None else f"{self.id}@{self.version}"
+
+    def values(self) -> dict[str, str]:
+        """The texts of its inputs."""
+        given = self.variables or {}
+        return {name: value if isinstance(value, str) else value.words for name, value in given.items()}
+
+
+class ResponseBody(HintedBody):
     """`POST /v1/responses`."""
 
     model: Text | None = None
     input: Text | Annotated[tuple[Item, ...], Field(max_length=MAX_MESSAGES)] = ()
     instructions: Text | None = None
+    prompt: PromptReference | None = None
     previous_response_id: Reference | None = None
     conversation: Reference | ConversationId | None = None
     background: StrictBool | None = None
-    store: StrictBool | None = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     max_output_tokens: TokenCount | None = None
     min_tokens: Annotated[StrictInt, Field(ge=0, le=MAX_TOKENS_CAP)] = 0
     temperature: Annotated[Number, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
     seed: Annotated[StrictInt, Field(ge=0, lt=2**53)] | None = None
     ignore_eos: StrictBool = False
     text: TextSettings | None = None
     tools: Annotated[tuple[ResponseTool, ...], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ResponseToolChoice | None = None
     parallel_tool_calls: StrictBool | None = None
-    service_tier: Literal["auto", "default", "flex", "priority", "scale"] | None = None
-    priority: StrictInt | None = None
-    metadata: Annotated[dict[Text, Text], Field(max_length=16)] | None = None
-    user: Text | None = None
-    safety_identifier: Text | None = None
-    prompt_cache_key: Text | None = None
-    prompt_cache_retention: Literal["in-memory", "24h"] | None = None
     include: tuple[Text, ...] | None = None
     reasoning: dict[str, object] | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    top_logprobs: StrictInt | None = None
+    top_logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     max_tool_calls: StrictInt | None = None
-    prompt: dict[str, object] | None = None
+    """Taken and passed over: it bounds tools that the service would run itself."""
 
     @property
     def conversation_id(self) -> str | None:
@@ -161,20 +186,34 @@ class ResponseBody(Wire):
             InvalidError: `unsupported`, naming the field.
         """
         refuse("truncation", self.truncation, "disabled", None)
-        refuse("top_logprobs", self.top_logprobs, 0, None)
-        refuse("max_tool_calls", self.max_tool_calls, None)
-        refuse("prompt", self.prompt, None)
         if self.reasoning and any(value is not None for value in self.reasoning.values()):
             raise unsupported("reasoning")
-        if self.include and "message.output_text.logprobs" in self.include:
-            raise unsupported("include", "log-probabilities are told by chat completions")
         if self.previous_response_id is not None and self.conversation is not None:
             raise unsupported("conversation", "not together with previous_response_id")
+        if self.prompt is not None:
+            refuse("tools", self.tools, None, ())
+            refuse("instructions", self.instructions, None, "")
+        if self.parrot is not None:
+            self._check_parrot(self.parrot)
+
+    def _check_parrot(self, parrot: ParrotBody) -> None:
+        check_parrot(parrot, num_choices=1, streams=bool(self.stream))
+        refuse("parrot.wait", parrot.wait, True)
+        if parrot.session_id is not None:
+            for name in ("background", "previous_response_id", "conversation", "prompt"):
+                refuse(name, getattr(self, name), None, False)
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many likeliest tokens are to be told beside each token; None: nothing is told."""
+        wanted = bool(self.top_logprobs) or "message.output_text.logprobs" in (self.include or ())
+        return (self.top_logprobs or 0) if wanted else None
 
     def messages(self) -> tuple[ChatMessage, ...]:
         """The input as messages."""
         if isinstance(self.input, str):
-            return (ChatMessage(role="user", content=self.input),)
+            empty = self.prompt is not None and not self.input
+            return () if empty else (ChatMessage(role="user", content=self.input),)
         return tuple(_messages(self.input))
 
     def chat(self, earlier: Sequence[ChatMessage]) -> ChatBody:
@@ -188,8 +227,12 @@ class ResponseBody(Wire):
             min_tokens=self.min_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
+            frequency_penalty=self.frequency_penalty,
+            presence_penalty=self.presence_penalty,
             seed=self.seed,
             ignore_eos=self.ignore_eos,
+            logprobs=self.num_logprobs is not None,
+            top_logprobs=self.num_logprobs,
             response_format=_response_format(self.text.format if self.text is not None else None),
             tools=tuple(
                 Tool(
@@ -210,7 +253,11 @@ class ResponseBody(Wire):
             priority=self.priority,
             metadata=self.metadata,
             user=self.user,
-            prompt_cache_key=self.prompt_cache_key or self.conversation_id,
+            prompt_cache_key=self.prompt_cache_key,
+            prompt_cache_retention=self.prompt_cache_retention,
+            prompt_cache_options=self.prompt_cache_options,
+            parrot=self.parrot,
+            nvext=self.nvext,
         )
 
 
@@ -232,13 +279,13 @@ def _messages(items: Sequence[Item]) -> Iterator[ChatMessage]:
         if isinstance(item, FunctionOutputItem):
             yield ChatMessage(role="tool", tool_call_id=item.call_id, content=_text(item.output))
         else:
-            yield ChatMessage(role=item.role, content=_text(item.content))
+            yield ChatMessage(role=item.role, content=item.content)
     if calls:
         yield ChatMessage(role="assistant", tool_calls=tuple(calls))
 
 
 def _text(content: str | Sequence[TextPart]) -> str:
-    return content if isinstance(content, str) else "".join(part.text or part.refusal for part in content)
+    return content if isinstance(content, str) else "".join(part.words for part in content)
 
 
 def _response_format(given: TextFormat | None) -> ResponseFormat | None:

@@ -1,6 +1,6 @@
 """Response objects, and the events of their streams."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Literal
@@ -10,11 +10,13 @@ from fastapi.sse import format_sse_event
 
 from parrot.core.executor.requests import Outcome, Piece
 from parrot.errors import ParrotError
-from parrot.server.openai.answers import Json
+from parrot.ports.engine import Tokenizer, TokenLogprob
+from parrot.server.openai.answers import Json, told_tokens
 from parrot.server.openai.chat_bodies import ChatMessage
 from parrot.server.openai.errors import error_fields
 from parrot.server.openai.response_bodies import ResponseBody, called
-from parrot.server.openai.tools import calls_in, is_call
+from parrot.server.openai.tool_stream import CallPiece, CallReader
+from parrot.server.openai.tools import NO_ARGUMENTS, calls_in, is_call
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
@@ -28,6 +30,8 @@ class ResponseHead:
     model: str
     body: ResponseBody
     has_tools: bool
+    tokenizer: Tokenizer | None = None
+    """The model's, when likelihoods are told."""
 
     @property
     def key(self) -> str:
@@ -42,25 +46,33 @@ class ResponseHead:
             "id": self.id,
             "object": "response",
             "created_at": self.created_at,
+            "completed_at": None,
             "status": status,
             "background": bool(body.background),
             "error": None,
             "incomplete_details": None,
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
+            "max_tool_calls": body.max_tool_calls,
             "metadata": body.metadata or {},
             "model": self.model,
             "output": [],
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": body.previous_response_id,
             "conversation": {"id": body.conversation_id} if body.conversation_id else None,
+            "prompt": body.prompt.model_dump(exclude_none=True) if body.prompt is not None else None,
+            "prompt_cache_key": body.prompt_cache_key,
             "reasoning": {"effort": None, "summary": None},
+            "safety_identifier": body.safety_identifier,
             "service_tier": body.service_tier or "default",
             "store": body.store is not False,
+            "frequency_penalty": body.frequency_penalty or 0.0,
+            "presence_penalty": body.presence_penalty or 0.0,
             "temperature": body.temperature,
             "text": {"format": {"type": "text"}, **text},
             "tool_choice": _choice(body),
-            "tools": [tool.model_dump(exclude_none=True) for tool in body.tools or ()],
+            "tools": [tool.model_dump() for tool in body.tools or ()],
+            "top_logprobs": body.top_logprobs or 0,
             "top_p": body.top_p,
             "truncation": "disabled",
             "usage": None,
@@ -68,11 +80,12 @@ class ResponseHead:
             **more,
         }
 
-    def ended(self, outcome: Outcome) -> Json:
-        """The whole response."""
+    def ended(self, outcome: Outcome, *, at_s: int) -> Json:
+        """The whole response, which was complete at that time."""
         cut = outcome.finish_reason == "length"
         return self.object(
             "incomplete" if cut else "completed",
+            completed_at=None if cut else at_s,
             incomplete_details={"reason": "max_output_tokens"} if cut else None,
             output=self.items(outcome),
             usage={
@@ -96,24 +109,34 @@ class ResponseHead:
         status = "incomplete" if outcome.finish_reason == "length" else "completed"
         calls = self._calls(outcome.text)
         if calls is None:
-            return [self.message(outcome.text, status)]
+            return [self.message(outcome.text, status, outcome.logprobs)]
+        # Of several only the last can have been cut off.
+        ends = ["completed"] * (len(calls) - 1) + [status]
         return [
-            {
-                "type": "function_call",
-                "id": f"fc_{self.key}{number}",
-                "call_id": call_id,
-                "name": name,
-                "arguments": arguments,
-                "status": status,
-            }
-            for number, (call_id, name, arguments) in enumerate(calls)
+            self.call(number, name, arguments, end)
+            for (number, (_, name, arguments)), end in zip(enumerate(calls), ends, strict=True)
         ]
 
-    def message(self, text: str | None, status: str) -> Json:
+    def call(self, number: int, name: str, arguments: str, status: str) -> Json:
+        """The item of a call."""
+        return {
+            "type": "function_call",
+            "id": f"fc_{self.key}{number}",
+            "call_id": f"{self._call_prefix}{number}",
+            "name": name,
+            "arguments": arguments,
+            "status": status,
+        }
+
+    def message(self, text: str | None, status: str, logprobs: Sequence[TokenLogprob] = ()) -> Json:
         """The item of an answer in words; without text, as it begins."""
-        content = [] if text is None else [text_part(text)]
+        content = [] if text is None else [text_part(text, self.told(logprobs))]
         fields: Json = {"type": "message", "id": f"msg_{self.key}", "status": status}
         return {**fields, "role": "assistant", "content": content}
+
+    def told(self, logprobs: Sequence[TokenLogprob]) -> list[Json]:
+        """How likely tokens were, if that is wanted."""
+        return told_tokens(self.tokenizer, logprobs) if self.tokenizer is not None else []
 
     def answer(self, outcome: Outcome) -> ChatMessage:
         """What the next turn is told of this one."""
@@ -123,9 +146,13 @@ class ResponseHead:
         made = tuple(called(name, arguments, call_id) for call_id, name, arguments in calls)
         return ChatMessage(role="assistant", tool_calls=made)
 
+    @property
+    def _call_prefix(self) -> str:
+        return f"call_{self.key[:20]}"
+
     def _calls(self, text: str) -> list[tuple[str, str, str]] | None:
         """Id, name and arguments of each call that an answer makes."""
-        calls = calls_in(text, f"call_{self.key[:20]}") if self.has_tools else None
+        calls = calls_in(text, self._call_prefix) if self.has_tools else None
         if calls is None:
             return None
         return [
@@ -140,9 +167,9 @@ class _Called(msgspec.Struct):
     arguments: str
 
 
-def text_part(text: str) -> Json:
+def text_part(text: str, logprobs: Sequence[Json] = ()) -> Json:
     """A message's text."""
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -151,8 +178,8 @@ class ResponseEvents:
 
     head: ResponseHead
     _numbers: Iterator[int] = field(default_factory=count)
-    _held: str = ""
-    """What came of an answer of which it is not known yet whether it is a call."""
+    _calling: CallReader | None = None
+    """Set when the answer is calls, or may be."""
     _speaks: bool = False
 
     def begin(self) -> list[Json]:
@@ -165,24 +192,65 @@ class ResponseEvents:
 
     def piece(self, piece: Piece) -> list[Json]:
         """Some more of the answer."""
-        text = piece.text
-        if not self._speaks:
-            self._held += text
-            if not self._held or (self.head.has_tools and is_call(self._held)):
-                return []
-            text = self._held
+        if not self._speaks and (self._calling is not None or not piece.text or self._is_call(piece.text)):
+            return self._call_events(piece.text)
         events = [] if self._speaks else self._open()
-        return [*events, self._text_event("response.output_text.delta", delta=text, logprobs=[])]
+        told = self.head.told(piece.logprobs)
+        return [*events, self._text_event("response.output_text.delta", delta=piece.text, logprobs=told)]
 
-    def end(self, outcome: Outcome) -> list[Json]:
+    def end(self, outcome: Outcome, *, at_s: int) -> list[Json]:
         """The rest, and the whole response."""
         items = self.head.items(outcome)
         events: list[Json] = []
-        for index, item in enumerate(items):
-            events += self._close(outcome) if item["type"] == "message" else self._call(index, item)
-            events.append(self._event("response.output_item.done", output_index=index, item=item))
-        response = self.head.ended(outcome)
+        if items[0]["type"] == "message":
+            events += self._close(outcome)
+            events.append(self._event("response.output_item.done", output_index=0, item=items[0]))
+        elif self._calling is not None:
+            events += self._end_call(len(items) - 1, str(items[-1]["status"]))
+        response = self.head.ended(outcome, at_s=at_s)
         return [*events, self._event(f"response.{response['status']}", response=response)]
+
+    def _is_call(self, text: str) -> bool:
+        return self.head.has_tools and bool(is_call(text))
+
+    def _call_events(self, text: str) -> list[Json]:
+        """Some more of an answer that is calls, or may be."""
+        if not text:
+            return []
+        self._calling = self._calling or CallReader()
+        events: list[Json] = []
+        for piece in self._calling.feed(text):
+            if piece.name is not None and piece.number:
+                events += self._end_call(piece.number - 1, "completed")
+            events += self._call_piece(piece)
+        return events
+
+    def _call_piece(self, piece: CallPiece) -> list[Json]:
+        events: list[Json] = []
+        if piece.name is not None:
+            item = self.head.call(piece.number, piece.name, "", "in_progress")
+            events.append(self._event("response.output_item.added", output_index=piece.number, item=item))
+        if piece.arguments:
+            events.append(self._arguments("delta", piece.number, delta=piece.arguments))
+        return events
+
+    def _end_call(self, number: int, status: str) -> list[Json]:
+        assert self._calling is not None, "a call that ends has begun"
+        call = self._calling.calls[number]
+        events = []
+        if not call.arguments:
+            events.append(self._arguments("delta", number, delta=NO_ARGUMENTS))
+        arguments = call.arguments or NO_ARGUMENTS
+        item = self.head.call(number, call.name, arguments, status)
+        return [
+            *events,
+            self._arguments("done", number, name=call.name, arguments=arguments),
+            self._event("response.output_item.done", output_index=number, item=item),
+        ]
+
+    def _arguments(self, what: str, number: int, **fields: object) -> Json:
+        place = {"item_id": f"fc_{self.head.key}{number}", "output_index": number}
+        return self._event(f"response.function_call_arguments.{what}", **place, **fields)
 
     def _open(self) -> list[Json]:
         self._speaks = True
@@ -198,24 +266,11 @@ class ResponseEvents:
             events = self._open()
             if outcome.text:
                 events.append(self._text_event("response.output_text.delta", delta=outcome.text, logprobs=[]))
+        told = self.head.told(outcome.logprobs)
         return [
             *events,
-            self._text_event("response.output_text.done", text=outcome.text, logprobs=[]),
-            self._text_event("response.content_part.done", part=text_part(outcome.text)),
-        ]
-
-    def _call(self, index: int, item: Json) -> list[Json]:
-        begun = {**item, "arguments": "", "status": "in_progress"}
-        place = {"item_id": item["id"], "output_index": index}
-        return [
-            self._event("response.output_item.added", output_index=index, item=begun),
-            self._event("response.function_call_arguments.delta", **place, delta=item["arguments"]),
-            self._event(
-                "response.function_call_arguments.done",
-                **place,
-                name=item["name"],
-                arguments=item["arguments"],
-            ),
+            self._text_event("response.output_text.done", text=outcome.text, logprobs=told),
+            self._text_event("response.content_part.done", part=text_part(outcome.text, told)),
         ]
 
     def _text_event(self, kind: str, **fields: object) -> Json:

@@ -23,10 +23,14 @@ from parrot.ports.clock import Clock
 from parrot.server.bodies import read_body
 from parrot.server.disconnects import while_connected
 from parrot.server.openai.answers import Json
+from parrot.server.openai.bodies import refuse
 from parrot.server.openai.chat_bodies import ChatMessage
+from parrot.server.openai.hints import in_chain
 from parrot.server.openai.lowering import Wanted, chat_calls, unwritten
+from parrot.server.openai.registered import model_of, registered_call
 from parrot.server.openai.response_bodies import ResponseBody
 from parrot.server.openai.response_objects import NamedJson, ResponseEvents, ResponseHead
+from parrot.server.openai.running import running
 from parrot.server.openapi import DirectRoute, describe
 from parrot.server.parameters import query_of, tenant_of
 from parrot.server.routes import RouteConfig
@@ -48,6 +52,8 @@ class Turn:
     head: ResponseHead
     messages: tuple[ChatMessage, ...]
     """The conversation before the answer, instructions left out."""
+    chain: str | None = None
+    """What all turns of its conversation are known by together, if it is known to have others."""
     answer: ChatMessage | None = None
     """None while there is none."""
     response: Json | None = None
@@ -103,6 +109,7 @@ class ResponseRoutes:
         responses, one = "/v1/responses", "/v1/responses/{response_id}"
         return [
             describe(responses, self.create, "POST", None, body=ResponseBody),
+            describe(f"{responses}/input_tokens", self.count, "POST", None, body=ResponseBody),
             describe(one, self.read, "GET", None),
             describe(one, self.delete, "DELETE", None),
             describe(f"{one}/cancel", self.cancel, "POST", None),
@@ -114,18 +121,8 @@ class ResponseRoutes:
         tenant = tenant_of(request)
         body = (await read_body(request, ResponseBody, self._config.submission)).model
         body.check()
-        earlier = await self._earlier(tenant, body)
-        chat = body.chat(earlier)
-        chat.check()
-        wanted = chat_calls(chat, self._service.requests, tenant)
-        head = ResponseHead(
-            id=f"resp_{uuid.uuid4().hex}",
-            created_at=int(self._clock.wall_s()),
-            model=self._service.requests.model(body.model).name,
-            body=body,
-            has_tools=chat.toolbox() is not None,
-        )
-        turn = Turn(head=head, messages=(*earlier, *body.messages()))
+        turn, wanted = await self._turn(tenant, body)
+        wanted = wanted.with_headers(request.headers)
         if body.background:
             return await self._begin(tenant, turn, wanted)
         if body.stream:
@@ -136,6 +133,40 @@ class ResponseRoutes:
         if answer is None:
             raise UnavailableError("the service is shutting down", code="draining", data={"retry_after_s": 2})
         return _json(answer)
+
+    async def count(self, request: Request) -> Response:
+        """How many tokens a body's prompt has."""
+        query_of(request)
+        tenant = tenant_of(request)
+        body = (await read_body(request, ResponseBody, self._config.submission)).model
+        body.check()
+        refuse("prompt", body.prompt, None)
+        refuse("parrot", body.member, None)
+        _, wanted = await self._turn(tenant, body)
+        num_tokens = self._service.requests.num_prompt_tokens(tenant, wanted.calls[0])
+        return _json({"object": "response.input_tokens", "input_tokens": num_tokens})
+
+    async def _turn(self, tenant: TenantId, body: ResponseBody) -> tuple[Turn, Wanted]:
+        """A response that is to be, and what it takes."""
+        earlier, chain = await self._earlier(tenant, body)
+        chat = body.chat(earlier)
+        chat.check()
+        requests = self._service.requests
+        if body.prompt is not None:
+            wanted = registered_call(body, body.prompt, chat, earlier, service=self._service, tenant=tenant)
+            model = requests.model(model_of(body, wanted, self._service, tenant))
+        else:
+            wanted, model = chat_calls(chat, requests, tenant), requests.model(body.model)
+        head = ResponseHead(
+            id=f"resp_{uuid.uuid4().hex}",
+            created_at=int(self._clock.wall_s()),
+            model=model.name,
+            body=body,
+            has_tools=chat.toolbox() is not None,
+            tokenizer=model.tokenizer if body.num_logprobs is not None else None,
+        )
+        wanted = replace(wanted, part_of=in_chain(wanted.part_of, chain))
+        return Turn(head=head, messages=(*earlier, *body.messages()), chain=chain), wanted
 
     async def read(self, request: Request) -> Response:
         """A response, as it is now."""
@@ -168,61 +199,61 @@ class ResponseRoutes:
     # ── running ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _whole(self, tenant: TenantId, turn: Turn, wanted: Wanted) -> Json:
-        async with self._service.requests.run(
-            tenant,
-            wanted.submission(),
-            name="response",
-            objective=wanted.objective,
-            metadata=wanted.labels,
-        ) as run:
-            return self._ended(tenant, await _with_outcome(turn, run))
+        async with running(self._service, tenant, wanted, name="response") as run:
+            return self._ended(tenant, await self._with_outcome(turn, run))
 
     async def _stream(self, tenant: TenantId, turn: Turn, wanted: Wanted) -> AsyncGenerator[Json, None]:
-        async with self._service.requests.run(
-            tenant,
-            wanted.submission(),
-            name="response",
-            objective=wanted.objective,
-            metadata=wanted.labels,
-        ) as run:
-            events = ResponseEvents(head=turn.head)
-            for event in events.begin():
-                yield event
-            async with aclosing(run.follow(0)) as pieces:
-                async for piece in pieces:
-                    for event in events.piece(piece):
-                        yield event
-            self._ended(tenant, await _with_outcome(turn, run))
-            for event in events.end(await run.outcome(0)):
+        async with (
+            running(self._service, tenant, wanted, name="response") as run,
+            aclosing(self._events(tenant, turn, run)) as events,
+        ):
+            async for event in events:
                 yield event
 
+    async def _events(self, tenant: TenantId, turn: Turn, run: RequestRun) -> AsyncGenerator[Json, None]:
+        events = ResponseEvents(head=turn.head)
+        for event in events.begin():
+            yield event
+        async with aclosing(run.follow(0)) as pieces:
+            async for piece in pieces:
+                for event in events.piece(piece):
+                    yield event
+        self._ended(tenant, await self._with_outcome(turn, run))
+        for event in events.end(await run.outcome(0), at_s=int(self._clock.wall_s())):
+            yield event
+
     async def _begin(self, tenant: TenantId, turn: Turn, wanted: Wanted) -> Response:
-        if turn.head.body.stream:
-            raise ConflictError("a response in the background is not streamed; read it", param="stream")
-        objective: Objective = "latency" if turn.head.body.service_tier == "priority" else "throughput"
+        body = turn.head.body
+        objective: Objective = "latency" if body.stream or wanted.part_of.urgency_s > 0 else "throughput"
         labels = {**wanted.labels, TOOLS_LABEL: "yes" if turn.head.has_tools else "no"}
         opening = SessionCreate.model_construct(
             name="response", objective=objective, deadline_s=None, metadata=labels
         )
-        view = await self._service.open_session(tenant, opening, opaque=True)
+        view = await self._service.open_session(tenant, opening, opaque=wanted.opaque)
         turn = replace(turn, head=replace(turn.head, id=f"resp_{view.session_id.removeprefix('ses_')}"))
         try:
-            await self._service.requests.run_in(tenant, view.session_id, wanted.submission())
+            run = await self._service.requests.run_in(tenant, view.session_id, wanted.submission())
         except ParrotError:
             await self._service.delete_session(tenant, view.session_id)
             raise
         self._memory.keep(tenant, turn)
+        if body.stream:
+            # It goes on when its client leaves the stream.
+            return EventStream(self._events(tenant, turn, run), self._streams, NamedJson())
         return _json(turn.head.object("queued"))
 
     def _ended(self, tenant: TenantId, turn: Turn) -> Json:
-        if turn.head.body.store is not False or turn.head.body.conversation_id is not None:
+        body = turn.head.body
+        if body.member is None and (body.store is not False or body.conversation_id is not None):
             self._memory.keep(tenant, turn)
         return turn.response or turn.head.object("in_progress")
 
     # ── remembering ─────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _earlier(self, tenant: TenantId, body: ResponseBody) -> tuple[ChatMessage, ...]:
-        """The conversation that a body goes on from.
+    async def _earlier(
+        self, tenant: TenantId, body: ResponseBody
+    ) -> tuple[tuple[ChatMessage, ...], str | None]:
+        """The conversation that a body goes on from, and what all its turns are known by together.
 
         Raises:
             NotFoundError: the response it names is not remembered.
@@ -232,7 +263,7 @@ class ResponseRoutes:
         if body.conversation_id is not None:
             previous = self._memory.last_of(tenant, body.conversation_id)
         if previous is None:
-            return ()
+            return (), body.conversation_id
         try:
             turn = await self._find(tenant, previous)
         except NotFoundError as error:
@@ -240,7 +271,7 @@ class ResponseRoutes:
             raise
         if turn.answer is None:
             raise ConflictError("that response has no answer to go on from", param="previous_response_id")
-        return (*turn.messages, turn.answer)
+        return (*turn.messages, turn.answer), body.conversation_id or turn.chain or previous
 
     async def _find(self, tenant: TenantId, response_id: str) -> Turn:
         turn = self._memory.find(tenant, response_id)
@@ -254,20 +285,20 @@ class ResponseRoutes:
             raise _not_found()
         turn = turn or _remembered(response_id, run)
         if run.is_ended(0):
-            turn = await _with_outcome(turn, run)
+            turn = await self._with_outcome(turn, run)
             self._memory.keep(tenant, turn)
         return turn
 
-
-async def _with_outcome(turn: Turn, run: RequestRun) -> Turn:
-    """A response with its end. In the foreground a failure is the request's."""
-    try:
-        outcome = await run.outcome(0)
-    except ParrotError as error:
-        if not turn.head.body.background:
-            raise
-        return replace(turn, response=turn.head.failed(error))
-    return replace(turn, answer=turn.head.answer(outcome), response=turn.head.ended(outcome))
+    async def _with_outcome(self, turn: Turn, run: RequestRun) -> Turn:
+        """A response with its end. In the foreground a failure is the request's."""
+        try:
+            outcome = await run.outcome(0)
+        except ParrotError as error:
+            if not turn.head.body.background:
+                raise
+            return replace(turn, response=turn.head.failed(error))
+        at_s = int(run.ended_at or self._clock.wall_s())
+        return replace(turn, answer=turn.head.answer(outcome), response=turn.head.ended(outcome, at_s=at_s))
 
 
 def _remembered(response_id: str, run: RequestRun) -> Turn:

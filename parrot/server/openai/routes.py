@@ -1,7 +1,7 @@
 """Routes of the OpenAI-compatible face: completions and chat completions."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -21,16 +21,13 @@ from parrot.server.openai.answers import ChatWriter, CompletionWriter, Head, Jso
 from parrot.server.openai.bodies import CompletionBody, SamplingBody
 from parrot.server.openai.chat_bodies import ChatBody
 from parrot.server.openai.lowering import Wanted, chat_calls, completion_calls
+from parrot.server.openai.running import running
 from parrot.server.openai.streaming import DataLines, Writer, chunks
 from parrot.server.openapi import DirectRoute, describe
 from parrot.server.parameters import query_of, tenant_of
 from parrot.server.routes import RouteConfig
 from parrot.server.streaming import EventStream
 from parrot.types.ids import TenantId
-from parrot.wire.requests import MAX_LABEL_CHARS
-
-SESSION_HEADER = "x-dynamo-session-id"
-"""What NVIDIA Dynamo's clients send to say which of their sessions a request belongs to."""
 
 
 class AnswerWriter(Writer, Protocol):
@@ -86,9 +83,7 @@ class OpenAIRoutes:
         self, request: Request, body: SamplingBody, wanted: Wanted, kind: str, write: WriterOf
     ) -> Response:
         tenant = tenant_of(request)
-        session = request.headers.get(SESSION_HEADER)
-        if session:
-            wanted = replace(wanted, labels={**wanted.labels, "session": session[:MAX_LABEL_CHARS]})
+        wanted = wanted.with_headers(request.headers)
         if body.stream:
             items = self._stream(tenant, body, wanted, kind, write)
             return EventStream(items, self._streams, DataLines())
@@ -100,7 +95,7 @@ class OpenAIRoutes:
         return Response(msgspec.json.encode(answer), media_type="application/json")
 
     async def _whole(self, tenant: TenantId, wanted: Wanted, kind: str, write: WriterOf) -> Json:
-        async with self._run(tenant, wanted, kind) as run:
+        async with running(self._service, tenant, wanted, name=kind) as run:
             outcomes: list[Outcome] = []
             if wanted.parrot is None or wanted.parrot.wait:
                 outcomes = [await run.outcome(index) for index in range(run.num_outputs)]
@@ -110,7 +105,7 @@ class OpenAIRoutes:
     async def _stream(
         self, tenant: TenantId, body: SamplingBody, wanted: Wanted, kind: str, write: WriterOf
     ) -> AsyncGenerator[Json | str, None]:
-        async with self._run(tenant, wanted, kind) as run:
+        async with running(self._service, tenant, wanted, name=kind) as run:
             items = chunks(
                 run,
                 self._writer(run, kind, write),
@@ -120,30 +115,6 @@ class OpenAIRoutes:
             async with aclosing(items):
                 async for item in items:
                     yield item
-
-    @asynccontextmanager
-    async def _run(self, tenant: TenantId, wanted: Wanted, kind: str) -> AsyncIterator[RequestRun]:
-        """The calls that are wanted: by themselves, and gone with the block; or in an application's session,
-        where they go on.
-        """
-        requests = self._service.requests
-        if wanted.parrot is None:
-            async with requests.run(
-                tenant,
-                wanted.submission(),
-                name=kind,
-                objective=wanted.objective,
-                metadata=wanted.labels,
-            ) as run:
-                yield run
-            return
-        waited = wanted.parrot.objective is not None or wanted.parrot.wait
-        yield await requests.run_in(
-            tenant,
-            wanted.parrot.session_id,
-            wanted.submission(),
-            objective=wanted.objective if waited else None,
-        )
 
     def _writer(self, run: RequestRun, kind: str, write: WriterOf) -> AnswerWriter:
         head = Head(

@@ -17,10 +17,13 @@ from typing import Annotated, Literal, cast
 from pydantic import Field, StrictBool
 
 from parrot.errors import InvalidError
+from parrot.server.openai.tool_stream import CallReader
 from parrot.wire.requests import Text, Wire
 
 MAX_TOOLS = 128
 MAX_PARALLEL_CALLS = 8
+NO_ARGUMENTS = "{}"
+"""Of a call that was written without any."""
 FUNCTION_NAME = r"^[a-zA-Z0-9_.:-]{1,64}$"
 
 Schema = dict[str, object]
@@ -158,27 +161,21 @@ def is_call(text: str) -> bool | None:
 
 
 def calls_in(text: str, id_prefix: str) -> list[dict[str, object]] | None:
-    """The calls that an answer makes, as OpenAI writes them; None when it makes none, or was cut off."""
+    """The calls that an answer makes, as OpenAI writes them, the last one as far as it came; None when it
+    makes none.
+    """
     if not is_call(text):
         return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    made = value if isinstance(value, list) else [value]
-    if not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in made):
-        return None
+    reader = CallReader()
+    reader.feed(text)
     return [
         {
             "id": f"{id_prefix}{number}",
             "type": "function",
-            "function": {
-                "name": call["name"],
-                "arguments": json.dumps(call.get("arguments", {}), ensure_ascii=False),
-            },
+            "function": {"name": call.name, "arguments": call.arguments or NO_ARGUMENTS},
         }
-        for number, call in enumerate(made)
-    ]
+        for number, call in enumerate(reader.calls)
+    ] or None
 
 
 def written_calls(calls: Iterable[tuple[str, str]]) -> str:

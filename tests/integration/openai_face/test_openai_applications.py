@@ -97,7 +97,9 @@ async def test_who_has_time_is_served_for_throughput(http_service: Harness) -> N
 @pytest.mark.parametrize(
     ("parrot", "status", "code"),
     [
-        ({}, 422, "missing_required_parameter"),
+        ({"session_id": None, "outputs": ["a"]}, 422, "missing_required_parameter"),
+        ({"application": "x"}, 422, "invalid_value"),
+        ({"group": "x"}, 422, "invalid_value"),
         ({"session_id": "ses_" + "0" * 32}, 404, "not_found"),
         ({"outputs": ["a", "b"]}, 422, "invalid_value"),
         ({"outputs": ["no name"]}, 422, "bad_name"),
@@ -111,7 +113,7 @@ async def test_who_has_time_is_served_for_throughput(http_service: Harness) -> N
 async def test_what_is_wrong_with_an_application_is_refused(
     http_service: Harness, parrot: dict[str, object], status: int, code: str | None
 ) -> None:
-    if parrot and "session_id" not in parrot:
+    if "session_id" not in parrot:
         parrot = {"session_id": await http_service.session(), **parrot}
     answer = await http_service.client.post(COMPLETIONS, json={"prompt": "x", "parrot": parrot})
     assert answer.status_code == status, answer.text

@@ -29,6 +29,7 @@ async def service() -> AsyncIterator[Harness]:
     answers = (
         ScriptedAnswer(pattern="Result of add:\n3", answer="It is three."),
         ScriptedAnswer(pattern="add them", answer=CALL),
+        ScriptedAnswer(pattern="Twice, sum up", answer=f'[{CALL}, {{"name": "add", "arguments": {{}}}}]'),
         ScriptedAnswer(pattern="Hello Ada.<|im_end|>\n<|im_start|>user\nWho am I", answer="You are Ada."),
         ScriptedAnswer(pattern="My name is Ada", answer="Hello Ada."),
     )
@@ -136,13 +137,93 @@ async def test_a_call_and_its_result_are_items(service: Harness) -> None:
     )
     assert by_hand["output"][0]["content"][0]["text"] == "It is three."
     found = await events(service, input="Please add them", tools=[ADD])
-    assert [event["type"].removeprefix("response.") for event in found[2:]] == [
+    kinds = [event["type"].removeprefix("response.") for event in found[2:]]
+    num_deltas = kinds.count("function_call_arguments.delta")
+    assert num_deltas > 1
+    assert kinds == [
         "output_item.added",
-        "function_call_arguments.delta",
+        *["function_call_arguments.delta"] * num_deltas,
         "function_call_arguments.done",
         "output_item.done",
         "completed",
     ]
+    deltas = "".join(e["delta"] for e in found if e["type"].endswith("arguments.delta"))
+    assert deltas == found[-1]["response"]["output"][0]["arguments"] == call["arguments"]
+
+
+async def test_several_calls_are_items_one_after_the_other(service: Harness) -> None:
+    found = await events(service, input="Twice, sum up", tools=[ADD])
+    kinds = [(e["type"].rpartition(".")[2], e["output_index"]) for e in found[2:-1]]
+    assert list(dict.fromkeys(kinds)) == [
+        (kind, number) for number in (0, 1) for kind in ("added", "delta", "done")
+    ]
+    assert [item["name"] for item in found[-1]["response"]["output"]] == ["add", "add"]
+    assert [json.loads(item["arguments"]) for item in found[-1]["response"]["output"]] == [{"a": 1}, {}]
+
+
+async def test_likelihoods_are_told_when_they_are_asked_for(service: Harness) -> None:
+    response = await ask(
+        service,
+        RESPONSES,
+        input="My name is Ada",
+        include=["message.output_text.logprobs"],
+        top_logprobs=2,
+    )
+    told = response["output"][0]["content"][0]["logprobs"]
+    assert "".join(token["token"] for token in told) == "Hello Ada."
+    assert all(len(token["top_logprobs"]) == 2 for token in told)
+    found = await events(service, input="My name is Ada", top_logprobs=1)
+    deltas = [token for e in found if e["type"].endswith("text.delta") for token in e["logprobs"]]
+    assert "".join(token["token"] for token in deltas) == "Hello Ada."
+
+
+async def test_the_tokens_of_a_prompt_are_counted_without_answering(service: Harness) -> None:
+    body: dict[str, Any] = {"input": "My name is Ada", "instructions": "Be kind."}
+    counted = await ask(service, f"{RESPONSES}/input_tokens", **body)
+    response = await ask(service, RESPONSES, **body)
+    assert counted == {
+        "object": "response.input_tokens",
+        "input_tokens": response["usage"]["input_tokens"],
+    }
+
+
+async def test_a_response_in_the_background_is_streamed_and_goes_on_without_its_client(
+    service: Harness,
+) -> None:
+    found = await events(service, input="My name is Ada", background=True)
+    final = found[-1]["response"]
+    assert (final["status"], final["background"]) == ("completed", True)
+    assert (await until_ended(service, final["id"]))["output"] == final["output"]
+    await service.client.delete(f"{RESPONSES}/{final['id']}")
+    body = {"input": "#slow", "background": True, "stream": True, "max_output_tokens": 5}
+    async with service.client.stream("POST", RESPONSES, json=body | {"ignore_eos": True}) as answer:
+        data = await anext(line async for line in answer.aiter_lines() if line.startswith("data: "))
+        response_id = json.loads(data.removeprefix("data: "))["response"]["id"]
+    left = await until_ended(service, response_id)
+    assert (left["status"], left["usage"]["output_tokens"]) == ("incomplete", 5)
+    await service.client.delete(f"{RESPONSES}/{response_id}")
+
+
+async def test_a_response_is_a_call_of_an_application(service: Harness) -> None:
+    sid = await service.session()
+    await service.submit(
+        sid,
+        {
+            "template": "My name is Ada{{out}}",
+            "parameters": {"out": {"output": {"variable": "greeting"}}},
+        },
+    )
+    response = await ask(
+        service,
+        RESPONSES,
+        input="They said {{greeting}}. Please add them",
+        tools=[ADD],
+        parrot={"session_id": sid, "outputs": ["sum"]},
+    )
+    assert response["output"][0]["name"] == "add"
+    assert (await service.variable(sid, "sum"))["value"] == CALL
+    assert (await service.client.get(f"{RESPONSES}/{response['id']}")).status_code == 404
+    await service.client.delete(f"/v1/sessions/{sid}")
 
 
 async def test_an_answer_follows_a_format(service: Harness) -> None:
@@ -202,11 +283,13 @@ async def test_a_failure_is_told_where_it_is_waited_for(service: Harness) -> Non
         ({"previous_response_id": "resp_0", "conversation": "c"}, 422, "conversation"),
         ({"truncation": "auto"}, 422, "truncation"),
         ({"reasoning": {"effort": "high"}}, 422, "reasoning"),
-        ({"prompt": {"id": "p"}}, 422, "prompt"),
+        ({"prompt": {"id": "p"}}, 404, "prompt.id"),
+        ({"prompt": {"id": "p", "version": "x"}}, 422, "prompt.version"),
+        ({"parrot": {"session_id": "s", "wait": False}}, 422, "parrot.wait"),
+        ({"parrot": {"session_id": "s"}, "background": True}, 422, "background"),
         ({"input": [{"type": "image_generation_call"}]}, 422, "input"),
         ({"input": []}, 422, None),
         ({"tools": [{"type": "web_search"}]}, 422, "tools[0].type"),
-        ({"background": True, "stream": True}, 409, "stream"),
         ({"max_output_tokens": 0}, 422, "max_output_tokens"),
         ({"model": "no"}, 404, "model"),
         ({"nope": 1}, 422, "nope"),

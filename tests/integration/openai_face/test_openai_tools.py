@@ -76,15 +76,35 @@ async def test_an_answer_may_be_words_instead(service: Harness) -> None:
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
 
 
-async def test_calls_are_streamed_when_they_are_whole(service: Harness) -> None:
-    chunks = await stream(service, CHAT, messages=user("Tell what time, and add"), tools=TOOLS)
+async def test_calls_are_streamed_name_first_and_arguments_as_they_come(service: Harness) -> None:
+    body: dict[str, Any] = {"messages": user("Tell what time, and add"), "tools": TOOLS}
+    whole = await ask(service, CHAT, **body)
+    chunks = await stream(service, CHAT, **body)
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     assert deltas[0]["role"] == "assistant"
     assert not any(delta.get("content") for delta in deltas)
-    (calls,) = [delta["tool_calls"] for delta in deltas if "tool_calls" in delta]
-    assert [call["index"] for call in calls] == [0, 1]
-    assert [call["function"]["name"] for call in calls] == ["now", "add"]
+    pieces = [call for delta in deltas for call in delta.get("tool_calls", ())]
+    named = [piece for piece in pieces if "name" in piece["function"]]
+    assert [(piece["index"], piece["function"]["name"]) for piece in named] == [(0, "now"), (1, "add")]
+    assert len({piece["id"] for piece in named}) == 2
+    arguments = {0: "", 1: ""}
+    for piece in pieces:
+        arguments[piece["index"]] += piece["function"]["arguments"]
+    told = [call["function"]["arguments"] for call in whole["choices"][0]["message"]["tool_calls"]]
+    assert list(arguments.values()) == told
+    assert len(pieces) > len(named)
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+async def test_a_call_that_is_cut_off_is_told_as_far_as_it_came(service: Harness) -> None:
+    body: dict[str, Any] = {"messages": user("Please add one and two"), "tools": TOOLS, "max_tokens": 22}
+    whole = (await ask(service, CHAT, **body))["choices"][0]
+    (call,) = whole["message"]["tool_calls"]
+    assert (call["function"]["name"], whole["finish_reason"]) == ("add", "length")
+    with pytest.raises(ValueError, match=r"Expecting|Unterminated"):
+        json.loads(call["function"]["arguments"])
+    chunks = await stream(service, CHAT, **body)
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
 
 
 @pytest.mark.parametrize(
