@@ -35,6 +35,10 @@ P = ParamSpec("P")
 V = TypeVar("V")
 
 
+LINGER_S = 0.002
+"""Calls of a blocking program come one by one; those that come within this go in one request."""
+
+
 class _Driver:
     """Runs coroutines on the event loop's thread and waits for them."""
 
@@ -125,10 +129,17 @@ class SyncSession:
     def __init__(self, session: Session, driver: _Driver) -> None:
         self._session = session
         self._driver = driver
-        self.id = session.id
-        """Its identifier in the service."""
         self.name = session.name
         """The name given to `connect_sync`."""
+
+    @property
+    def id(self) -> str:
+        """See `Session.id`."""
+        return self._session.id
+
+    def open(self) -> str:
+        """See `Session.open`."""
+        return self._driver.run(self._session.open)
 
     def call(
         self, function: SemanticFunction[Any] | NativeFunction[Any], /, *args: Any, **kwargs: Any
@@ -205,6 +216,7 @@ def _blocking(
             anyio.from_thread.start_blocking_portal(name="parrot-session") as portal,
             portal.wrap_async_context_manager(connect(*args, **kwargs)) as session,
         ):
+            session.linger(LINGER_S)
             driver = _Driver(portal)
             faced = SyncSession(session, driver)
             previous = CURRENT.get()

@@ -27,6 +27,7 @@ from parrot.wire.answers import (
 from parrot.wire.errors import from_body
 from parrot.wire.functions import FunctionList, FunctionSpec, FunctionView, WarmAnswer
 from parrot.wire.requests import CancelRequest, SessionCreate, SetVariable
+from parrot.wire.runs import RunAccepted
 
 A = TypeVar("A", bound=Answer)
 
@@ -81,6 +82,55 @@ class Client:
         path = f"{_session(session_id)}/calls"
         response = await self._request("POST", path, body=body, headers=_fresh_key())
         return self._read(CallsAccepted, response)
+
+    async def run(
+        self, session_id: str | None, body: bytes
+    ) -> tuple[RunAccepted, AsyncGenerator[StreamEvent, None]]:
+        """Open a session, or go on in one, with calls and what is to be followed, written as JSON: what was
+        accepted, and the events that come after it. Sent again safely, under one idempotency key, up to then.
+
+        The events end early, or with a `ParrotError`, when the connection breaks. Close them.
+        """
+        path = "/v1/run" if session_id is None else f"{_session(session_id)}/run"
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream", **_fresh_key()}
+        retry = self._retry if session_id is not None or self.address in _heard else QUICK_RETRY
+        attempt = 0
+        while True:
+            attempt += 1
+            asked_s = None
+            events = self._run_events(path, body, headers)
+            try:
+                first = await anext(events, None)
+                if first is not None and first.name == "accepted":
+                    return RunAccepted.model_validate_json(first.data), events
+                await events.aclose()
+                error: ParrotError = UnreachableError(
+                    f"{self.address} ended an answer before it began", code="bad_answer"
+                )
+            except _RetryableAnswer as answer:
+                error, asked_s, retry = answer.error, answer.asked_s, self._retry
+            except ValidationError:
+                error = UnreachableError(f"{self.address} sent what cannot be read", code="bad_answer")
+            except UnreachableError as unreachable:
+                error = unreachable
+                if unreachable.code == "bad_answer":
+                    raise
+            if attempt >= retry.attempts:
+                raise error
+            await asyncio.sleep(retry.delay_s(attempt, asked_s))
+
+    async def _run_events(
+        self, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> AsyncGenerator[StreamEvent, None]:
+        try:
+            connection = self._connection("POST", path, headers=headers, content=body)
+            async with aclosing(connection) as events:
+                async for event in events:
+                    if event.event == "error":
+                        raise self._stream_error(event.data)
+                    yield StreamEvent(name=event.event, data=event.data)
+        except httpx2.HTTPError as problem:
+            raise self._unreachable(problem) from None
 
     async def set_variable(self, session_id: str, reference: str, request: SetVariable) -> VariableView:
         """Set an input variable; setting the same value twice is one."""
@@ -206,7 +256,9 @@ class Client:
         failures = 0
         while True:
             try:
-                async with aclosing(self._connection(path, params, event_id)) as events:
+                headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": event_id} if event_id else {})
+                connection = self._connection("GET", path, params=params, headers=headers)
+                async with aclosing(connection) as events:
                     async for event in events:
                         failures, event_id = 0, event.id
                         if event.event == "error":
@@ -234,18 +286,24 @@ class Client:
             await asyncio.sleep(self._retry.delay_s(failures))
 
     async def _connection(
-        self, path: str, params: Mapping[str, str], event_id: str
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str],
+        params: Mapping[str, str] | None = None,
+        content: bytes | None = None,
     ) -> AsyncGenerator[httpx2.ServerSentEvent, None]:
         self._check_open()
-        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": event_id} if event_id else {})
         async with self._http.stream(
-            "GET", path, params=params, headers=headers, timeout=_timeout(_SILENCE_S)
+            method, path, params=params, headers=headers, content=content, timeout=_timeout(_SILENCE_S)
         ) as response:
+            _heard.add(self.address)
             if not response.is_success:
                 await response.aread()
                 error = self._error(response)
-                if response.status_code in _RETRY_STATUSES:
-                    raise _RetryableAnswer(error)
+                if response.status_code in _RETRY_STATUSES or error.code in _RETRY_CODES:
+                    raise _RetryableAnswer(error, _retry_after_s(response))
                 raise error
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise self._bad_answer(response)
@@ -295,8 +353,9 @@ class Client:
 
 
 class _RetryableAnswer(Exception):  # noqa: N818 - carries an error, is none itself
-    def __init__(self, error: ParrotError) -> None:
+    def __init__(self, error: ParrotError, asked_s: float | None = None) -> None:
         self.error = error
+        self.asked_s = asked_s
         super().__init__(error)
 
 

@@ -38,7 +38,10 @@ async def connect(
     transport: httpx2.AsyncBaseTransport | None = None,
     retry: RetryPolicy | None = None,
 ) -> AsyncIterator[Session]:
-    """Open a session for the `async with` block; functions called inside run in it.
+    """A session for the `async with` block; functions called inside run in it.
+
+    The service opens it with the first calls, in one request: what is wrong with the address or the key is
+    told to who waits for their values. `Session.open` opens it before.
 
     At the end of the block, also when it raises, the session is deleted: what still runs is cancelled and
     everything it holds is freed.
@@ -49,7 +52,7 @@ async def connect(
         api_key: Sent as `Authorization: Bearer`.
         name: For people who look at the service.
         objective: How results are waited for, where `get` does not say.
-        deadline_s: Seconds from now; what is not ready then fails with `deadline`.
+        deadline_s: Seconds from the opening; what is not ready then fails with `deadline`.
         metadata: A few short texts that the service keeps with the session.
         model: The model for functions that do not name one; for an embedded service also the one it loads, a
             directory or Hugging Face identifier.
@@ -61,8 +64,6 @@ async def connect(
 
     Raises:
         UsageError: a value that cannot be used, or a key that would travel unencrypted.
-        UnreachableError: no service answers there.
-        AuthenticationError: no key, or not a valid one.
     """
     request = _session_create(name, objective, deadline_s, metadata)
     async with AsyncExitStack() as stack:
@@ -76,8 +77,7 @@ async def connect(
             address or _EMBEDDED_URL, api_key=api_key, insecure=insecure, transport=transport, retry=retry
         )
         stack.push_async_callback(client.aclose)
-        opened = await client.open_session(request)
-        session = Session(client, opened, model=None if embedded else model)
+        session = Session(client, request, model=None if embedded else model)
         previous = CURRENT.get()
         CURRENT.set(session)
         try:

@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from parrot.errors import UnreachableError, WaitTimeoutError
 from parrot.sdk.assembler import PieceAssembler
 from parrot.sdk.client import Client, StreamEvent
+from parrot.sdk.following import RESET, Followed, Wanted
+from parrot.sdk.submission import Submitter
 from parrot.sdk.variable import SemanticVariable, upstream_failure
 from parrot.types.objective import Objective
 from parrot.wire.answers import Delta, VariableView
@@ -24,9 +26,11 @@ _MAX_POLLS = 200
 class ValueReader:
     """Reads the variables of one session: those of this program from memory, the others from the service."""
 
-    def __init__(self, client: Client, session_id: str) -> None:
+    def __init__(self, client: Client, submitter: Submitter, objective: Objective | None) -> None:
+        """`objective` is the session's."""
         self._client = client
-        self._session_id = session_id
+        self._submitter = submitter
+        self._objective = objective
         self._polls = asyncio.Semaphore(_MAX_POLLS)
 
     async def read(
@@ -47,17 +51,67 @@ class ValueReader:
     ) -> AsyncGenerator[str, None]:
         """A variable's text in pieces; see `SemanticVariable.stream`."""
         if variable.local is not None and (variable.local.done or not variable.settable):
-            if text := await variable.local.wait():
+            if text := await self._local_text(variable):
                 yield text
             return
-        if variable.accepted is not None:
-            await variable.accepted.wait()
+        await self._submitted(variable, objective, deltas=True)
         assembler = PieceAssembler(variable.name)
+        async with aclosing(self._told_pieces(variable, objective, assembler)) as pieces:
+            async for piece in pieces:
+                yield piece
+        view = variable.followed.view if variable.followed is not None else None
+        if view is not None and view.done and (told := await view.wait()) is not None:
+            if rest := assembler.finish(self._value(variable, told)):
+                yield rest
+            return
         reference = variable.id or variable.name
-        async with aclosing(self._client.variable_events(self._session_id, reference, objective)) as events:
+        session_id = await self._submitter.opened()
+        async with aclosing(self._client.variable_events(session_id, reference, objective)) as events:
             async for event in events:
-                if piece := self._piece(variable, assembler, event):
-                    yield piece
+                if new := self._piece(variable, assembler, event):
+                    yield new
+
+    async def _told_pieces(
+        self, variable: SemanticVariable[Any], objective: Objective | None, assembler: PieceAssembler
+    ) -> AsyncGenerator[str, None]:
+        """The text as the service tells it of its own accord, if it does, up to where that ends."""
+        followed = self._followed(variable, objective)
+        told = followed.take_pieces() if followed is not None else None
+        if told is None:
+            return
+        async with aclosing(told) as pieces:
+            async for piece in pieces:
+                if piece is RESET:
+                    assembler.reset()
+                elif new := assembler.delta(piece):
+                    yield new
+        assembler.reset()
+
+    def _followed(self, variable: SemanticVariable[Any], objective: Objective | None) -> Followed | None:
+        """What the service tells of a variable by itself, if it knows that it is waited for like this."""
+        followed = variable.followed
+        if followed is None or objective not in (None, followed.objective or self._objective):
+            return None
+        return followed
+
+    async def _submitted(
+        self, variable: SemanticVariable[Any], objective: Objective | None, *, deltas: bool = False
+    ) -> None:
+        """Return when the service has taken the call that produces the variable."""
+        if variable.accepted is None:
+            return
+        if not variable.accepted.done:
+            variable.wanted = variable.wanted or Wanted()
+            variable.wanted.add(objective, deltas=deltas)
+            self._submitter.hurry()
+        await variable.accepted.wait()
+
+    async def _local_text(self, variable: SemanticVariable[Any]) -> str:
+        """The text of a variable of this program."""
+        assert variable.local is not None, "it is one of this program"
+        if variable.failure is not None:
+            raise variable.failure
+        return await variable.local.wait()
 
     async def _read(
         self, variable: SemanticVariable[Any], objective: Objective | None, timeout_s: float | None
@@ -66,11 +120,15 @@ class ValueReader:
         if variable.local is not None and (variable.local.done or not variable.settable):
             if only_look and not variable.local.done:
                 raise TimeoutError
-            return await variable.local.wait()
-        if variable.accepted is not None:
-            if only_look and not variable.accepted.done:
-                raise TimeoutError
-            await variable.accepted.wait()
+            return await self._local_text(variable)
+        if only_look and variable.accepted is not None and not variable.accepted.done:
+            raise TimeoutError
+        await self._submitted(variable, objective)
+        followed = self._followed(variable, objective)
+        if followed is not None and (followed.view.done or not only_look):
+            view = await followed.view.wait()
+            if view is not None:
+                return self._value(variable, view)
         async with self._polls:
             return await self._poll(variable, objective, timeout_s)
 
@@ -78,12 +136,13 @@ class ValueReader:
         self, variable: SemanticVariable[Any], objective: Objective | None, timeout_s: float | None
     ) -> str:
         now_s = asyncio.get_running_loop().time
+        session_id = await self._submitter.opened()
         deadline_s = None if timeout_s is None else now_s() + timeout_s
         while True:
             began_s = now_s()
             wait_s = MAX_POLL_S if deadline_s is None else min(MAX_POLL_S, max(0.0, deadline_s - began_s))
             view = await self._client.get_variable(
-                self._session_id, variable.id or variable.name, wait_s=wait_s, objective=objective
+                session_id, variable.id or variable.name, wait_s=wait_s, objective=objective
             )
             if view.state != "pending":
                 return self._value(variable, view)

@@ -29,7 +29,7 @@ from parrot.sdk.native import NativeFunction, check_owner, resolve, variables_in
 from parrot.sdk.once import Once
 from parrot.sdk.reading import ValueReader
 from parrot.sdk.registered import function_spec, registered_function
-from parrot.sdk.submission import Group, OutgoingCall, Submitter
+from parrot.sdk.submission import Group, OutgoingCall, OutgoingValue, Submitter
 from parrot.sdk.variable import (
     SemanticVariable,
     check_objective,
@@ -40,8 +40,8 @@ from parrot.sdk.variable import (
 )
 from parrot.types.ids import ID_PATTERN, NAME_PATTERN
 from parrot.types.objective import Objective
-from parrot.wire.answers import CallsAccepted, SessionView
-from parrot.wire.requests import CancelRequest, SetVariable
+from parrot.wire.requests import CancelRequest, SessionCreate, SetVariable
+from parrot.wire.runs import GivenVariable
 
 R = TypeVar("R")
 
@@ -73,11 +73,12 @@ _BATCH: ContextVar[tuple["Session", Group] | None] = ContextVar("parrot_batch", 
 class Session:
     """One run of an application. Made by `connect`; ends with its `async with` block.
 
-    Calls made within one tick of the event loop go to the service in one request; `batch` groups more.
-    Requests go in the order of the calls, and a call never waits for the answer about the calls before it.
+    Calls made within one tick of the event loop go to the service in one request; `batch` groups more. The
+    first one opens the session, and the answer to each goes on to bring values. So the first value costs one
+    round trip. Requests go in the order of the calls.
     """
 
-    def __init__(self, client: Client, view: SessionView, *, model: str | None = None) -> None:
+    def __init__(self, client: Client, opening: SessionCreate, *, model: str | None = None) -> None:
         self._client = client
         self._model = model
         self._pid = os.getpid()
@@ -88,12 +89,37 @@ class Session:
         self._inputs: dict[str, SemanticVariable[str]] = {}
         self._natives: list[_Native] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._reader = ValueReader(client, view.session_id)
-        self._submitter = Submitter(self._post, self._cancel_consumers)
-        self.id = view.session_id
-        """Its identifier in the service."""
-        self.name = view.name
+        self._submitter = Submitter(client, opening, self._cancel_consumers)
+        self._reader = ValueReader(client, self._submitter, opening.objective)
+        self.name = opening.name
         """The name given to `connect`."""
+
+    @property
+    def id(self) -> str:
+        """Its identifier in the service.
+
+        Raises:
+            UsageError: the service does not have the session yet; `open` opens it.
+        """
+        if self._submitter.session_id is None:
+            raise UsageError("the session is opened with its first call; `open` opens it before")
+        return self._submitter.session_id
+
+    async def open(self) -> str:
+        """Open the session in the service now, and not with its first call; gives its identifier.
+
+        Raises:
+            UnreachableError: no service answers there.
+            AuthenticationError: no key, or not a valid one.
+        """
+        self._check_usable()
+        return await self._submitter.opened()
+
+    def linger(self, seconds: float) -> None:
+        """Hold calls back so long for others to join them, unless somebody waits for one. For programs whose
+        calls cannot come in one tick of the event loop.
+        """
+        self._submitter.linger_s = seconds
 
     @overload
     def call(self, function: SemanticFunction[R], /, *args: Any, **kwargs: Any) -> R: ...
@@ -171,6 +197,7 @@ class Session:
             UsageError: the name is not an identifier of at most 64 characters, or the variable has another
                 value.
             TypeError: the value is not a `str`.
+            InvalidError: a text that cannot be sent, such as one with a lone surrogate.
         """
         self._check_usable()
         if not NAME_PATTERN.match(name) or ID_PATTERN.match(name):
@@ -178,12 +205,12 @@ class Session:
         if value is not None and not isinstance(value, str):
             raise TypeError(f"variable {name}: a value is a str, not {type(value).__name__}")
         known = self._inputs.get(name)
+        if known is not None and value is not None:
+            raise UsageError(f"variable {name} exists already; give it a value with `set`")
         variable = known or SemanticVariable[str](self, name, local=Once(), settable=True)
-        self._inputs[name] = variable
         if value is not None:
-            if known is not None:
-                raise UsageError(f"variable {name} exists already; give it a value with `set`")
-            self._spawn(self._set_later(variable, value))
+            self._give(variable, value)
+        self._inputs[name] = variable
         return variable
 
     async def function(self, reference: str) -> SemanticFunction[Any]:
@@ -246,6 +273,8 @@ class Session:
         if not remote:
             return ()
         await self._submitter.flush()
+        if self._submitter.session_id is None:
+            return ()
         request = CancelRequest(variables=tuple(each.id or each.name for each in remote))
         return (await self._client.cancel(self.id, request)).cancelled
 
@@ -262,12 +291,13 @@ class Session:
             )
             for native in self._natives
         ]
-        return build_graph(await self._client.graph(self.id), natives)
+        return build_graph(await self._client.graph(await self._submitter.opened()), natives)
 
     async def events(self) -> AsyncGenerator[SessionEvent, None]:
         """Everything that happens in the session from its beginning, as it happens."""
         self._check_usable()
-        async with aclosing(self._client.session_events(self.id)) as events:
+        session_id = await self._submitter.opened()
+        async with aclosing(self._client.session_events(session_id)) as events:
             async for event in events:
                 yield SessionEvent(event.name, _json_object(event, self._client.address))
 
@@ -283,12 +313,13 @@ class Session:
         if keep:
             await self._cancel_after_flush(unfinished)
         await self._submitter.close()
-        if keep:
+        session_id = self._submitter.session_id
+        if keep or session_id is None:
             return
         try:
-            await self._client.delete_session(self.id)
+            await self._client.delete_session(session_id)
         except ParrotError as error:
-            _log.warning("session %s could not be deleted and will expire: %s", self.id, error)
+            _log.warning("session %s could not be deleted and will expire: %s", session_id, error)
 
     # What variables ask of their session (`VariableAccess`).
 
@@ -313,6 +344,8 @@ class Session:
         self._check_usable(variable)
         if not variable.settable or variable.local is None:
             raise UsageError(f"{variable.name} is produced by a call; only session.variable(…) can be set")
+        if variable.accepted is not None:
+            await variable.accepted.wait()
         await self._publish(variable, text)
         variable.local.set(text)
 
@@ -366,12 +399,25 @@ class Session:
         )
         return plan.result(*outputs.values()) if plan.result else next(iter(outputs.values()))
 
-    def _enqueue(self, call: OutgoingCall) -> None:
+    def _give(self, variable: SemanticVariable[str], value: str) -> None:
+        """A new input variable's value, which goes with the calls."""
+        try:
+            given = GivenVariable(variable=variable.name, value=value)
+        except ValidationError as error:
+            raise invalid(error, variable.name) from None
+        accepted: Once[None] = Once()
+        variable.accepted = accepted
+        if variable.local is not None:
+            variable.local.set(value)
+        body = given.model_dump_json().encode()
+        self._enqueue(OutgoingValue(variable=variable, body=body, accepted=accepted))
+
+    def _enqueue(self, item: OutgoingCall | OutgoingValue) -> None:
         group = self._open_group()
         if group is None:
-            self._submitter.add(call)
+            self._submitter.add(item)
         else:
-            group.add(call)
+            group.add(item)
 
     def _open_group(self) -> Group | None:
         """The batch whose block the caller is in, if any."""
@@ -408,9 +454,6 @@ class Session:
         except CallError as error:
             await self._fail_local(output, error)
 
-    async def _set_later(self, variable: SemanticVariable[str], value: str) -> None:
-        await self._provide(variable, value)
-
     async def _provide(self, variable: SemanticVariable[Any], text: str) -> None:
         """Give a variable of this program its text, here and in the service; or its failure."""
         try:
@@ -426,7 +469,8 @@ class Session:
             request = SetVariable(value=text)
         except ValidationError as error:
             raise invalid(error, variable.name) from None
-        variable.id = (await self._client.set_variable(self.id, variable.name, request)).variable_id
+        session_id = await self._submitter.opened()
+        variable.id = (await self._client.set_variable(session_id, variable.name, request)).variable_id
 
     async def _fail_local(self, variable: SemanticVariable[Any], error: ParrotError) -> None:
         """Fail a variable of this program, and cancel the calls that wait for it in the service."""
@@ -440,14 +484,13 @@ class Session:
             await self._cancel_consumers(consumed)
 
     async def _cancel_consumers(self, variables: Sequence[SemanticVariable[Any]]) -> None:
+        if self._submitter.session_id is None:
+            return
         try:
             request = CancelRequest(variables=tuple(variable.name for variable in variables))
             await self._client.cancel(self.id, request)
         except ParrotError as error:
             _log.warning("calls that wait for %s could not be cancelled: %s", variables[0].name, error)
-
-    async def _post(self, body: bytes) -> CallsAccepted:
-        return await self._client.submit(self.id, body)
 
     # Order in the house
 

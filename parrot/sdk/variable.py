@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Itera
 from typing import TYPE_CHECKING, Any, Generic, Protocol, cast
 
 from parrot.errors import CallError, ParrotError, UsageError
+from parrot.sdk.following import Followed, Wanted
 from parrot.sdk.once import Once
 from parrot.types.objective import OBJECTIVES, Objective
 
@@ -47,7 +48,19 @@ class SemanticVariable(Generic[T_co]):
     Made by calling a function or by `session.variable(name)`, never directly.
     """
 
-    __slots__ = ("_access", "_parse", "accepted", "consumed", "id", "inputs", "local", "name", "settable")
+    __slots__ = (
+        "_access",
+        "_parse",
+        "accepted",
+        "consumed",
+        "followed",
+        "id",
+        "inputs",
+        "local",
+        "name",
+        "settable",
+        "wanted",
+    )
 
     def __init__(
         self,
@@ -69,13 +82,17 @@ class SemanticVariable(Generic[T_co]):
         self.inputs = tuple(inputs)
         """The variables that its producer consumes."""
         self.accepted = accepted
-        """For a call's output: whether the service has taken the call."""
+        """For a call's output, or a value that goes with calls: whether the service has taken them."""
         self.local = local
         """For a value that comes from this program: the value."""
         self.settable = settable
         """Whether it is an input variable: this program sets it, or somebody else does."""
         self.consumed = False
         """Whether a call that the service has taken waits for it."""
+        self.wanted: Wanted | None = None
+        """For a call's output: how somebody waits for it, while the call is not submitted."""
+        self.followed: Followed | None = None
+        """For a call's output: what the service tells of it by itself."""
 
     async def get(self, objective: Objective | None = None, timeout_s: float | None = None) -> T_co:
         """Wait for the value.

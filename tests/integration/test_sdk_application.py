@@ -219,7 +219,7 @@ class AnswerLost(StreamingASGITransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         response = await super().handle_async_request(request)
-        if request.url.path.endswith("/calls") and not self.lost:
+        if request.url.path.endswith("/run") and not self.lost:
             self.lost += 1
             await response.aclose()
             raise httpx2.ReadError("cut", request=request)

@@ -61,7 +61,8 @@ async def opened(url: str) -> None:
     """Wait until the service takes sessions."""
     for _ in range(100):
         try:
-            async with parrot.connect(url):
+            async with parrot.connect(url) as session:
+                await session.open()
                 return
         except parrot.UnreachableError:
             continue

@@ -1,5 +1,7 @@
 """A client's network, with a round trip's delay added to each request, and a count of requests."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2
@@ -8,10 +10,10 @@ from parrot.ports.clock import Clock
 
 
 class DelayedTransport(httpx2.AsyncBaseTransport):
-    """Delays a request by half a round trip, and its answer by the other half.
+    """Delays a request by half a round trip, and each part of its answer by the other half.
 
-    Of a streamed answer, the headers are delayed, and so all that follows. Connections are those of
-    `network`, which outlives this: a client's connections are warm when its program starts.
+    Connections are those of `network`, which outlives this: a client's connections are warm when its program
+    starts.
     """
 
     def __init__(self, network: httpx2.AsyncBaseTransport, *, rtt_s: float, clock: Clock) -> None:
@@ -23,15 +25,63 @@ class DelayedTransport(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request, late; give its answer, late."""
         self.num_requests += 1
-        if self._half_s:
-            await self._clock.sleep(self._half_s)
+        if not self._half_s:
+            return await self._network.handle_async_request(request)
+        await self._clock.sleep(self._half_s)
         response = await self._network.handle_async_request(request)
-        if self._half_s:
+        assert isinstance(response.stream, httpx2.AsyncByteStream), "an asynchronous transport's answer"
+        body = _LateBody(response.stream, self._half_s, self._clock)
+        try:
             await self._clock.sleep(self._half_s)
-        return response
+        except BaseException:
+            await body.aclose()
+            raise
+        return httpx2.Response(
+            response.status_code, headers=response.headers, stream=body, extensions=response.extensions
+        )
 
     async def aclose(self) -> None:
         """A client that ends leaves the connections to the next."""
+
+
+class _LateBody(httpx2.AsyncByteStream):
+    """Reads an answer as it comes, and hands on each part so much later."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream, late_s: float, clock: Clock) -> None:
+        self._stream = stream
+        self._late_s = late_s
+        self._clock = clock
+        self._parts: asyncio.Queue[tuple[float, bytes | httpx2.HTTPError | None]] = asyncio.Queue()
+        self._reading = asyncio.create_task(self._read())
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            due_s, part = await self._parts.get()
+            wait_s = due_s - self._clock.now_s()
+            if wait_s > 0:
+                await self._clock.sleep(wait_s)
+            if part is None:
+                return
+            if isinstance(part, httpx2.HTTPError):
+                raise part
+            yield part
+
+    async def aclose(self) -> None:
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+        await self._stream.aclose()
+
+    async def _read(self) -> None:
+        end: httpx2.HTTPError | None = None
+        try:
+            async for part in self._stream:
+                self._put(part)
+        except httpx2.HTTPError as error:
+            end = error
+        self._put(end)
+
+    def _put(self, part: bytes | httpx2.HTTPError | None) -> None:
+        self._parts.put_nowait((self._clock.now_s() + self._late_s, part))
 
 
 def network() -> httpx2.AsyncHTTPTransport:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import httpx2
@@ -54,22 +54,24 @@ class ParrotSide:
         self._clock = clock
 
     async def run(self, application: Application, run: Run, *, rtt_s: float) -> Outcome:
-        """One run: the session is opened, the whole application is submitted, its results are waited for."""
+        """One run: the whole application is submitted, which opens its session, and its results come."""
         network = DelayedTransport(self._network, rtt_s=rtt_s, clock=self._clock)
         began_s = self._clock.now_s()
-        async with parrot.connect(self._url, transport=network, name=application.name) as session:
-            async with session.batch():
+        async with parrot.connect(
+            self._url, transport=network, name=application.name, objective=application.objective
+        ) as session:
+            async with AsyncExitStack() as stack:
+                if not application.streams:  # who reads along says so with the calls, in the same tick
+                    await stack.enter_async_context(session.batch())
                 results = await application.run(LinkedStep(session), run)
             variables = [one for one in results if isinstance(one, SemanticVariable)]
             if application.streams:
                 await asyncio.gather(*(_read(one, application.objective) for one in variables))
             else:
                 await session.gather(*variables, objective=application.objective)
-            jct_s = self._clock.now_s() - began_s
+            jct_s, num_requests = self._clock.now_s() - began_s, network.num_requests
             graph = await self._graph(session.id)
-        return Outcome(
-            jct_s=jct_s, num_requests=network.num_requests, usage=usage_of(graph), calls=times_of(graph)
-        )
+        return Outcome(jct_s=jct_s, num_requests=num_requests, usage=usage_of(graph), calls=times_of(graph))
 
     async def _graph(self, session_id: str) -> GraphView:
         response = await self._http.get(f"/v1/sessions/{session_id}/graph")

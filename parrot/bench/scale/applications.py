@@ -66,7 +66,7 @@ async def chat(
     """A user's turns, each streamed, each with all before it in view; gives how many calls that is."""
     history: list[str | Variable] = []
     for turn in range(NUM_TURNS):
-        question = texts.words(30, f"{session.id} {turn}")
+        question = texts.words(30, f"{session.name} {turn}")
         began_s, is_first = clock.now_s(), True
         answer = session.call(reply, history=history or ["(This is the beginning.)"], question=question)
         async for _ in answer.stream(objective="latency"):

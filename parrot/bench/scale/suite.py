@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import count
 from os import getloadavg
 
 import httpx2
@@ -92,6 +93,7 @@ class ScaleSuite:
         self._plan = plan
         self._clock = clock
         self._network = network()
+        self._numbers = count()
 
     async def run(self, tell: Callable[[str], None]) -> list[Part]:
         """All parts of all rounds, one after the other."""
@@ -156,7 +158,7 @@ class ScaleSuite:
 
     async def _teams(self, counts: _Counts, seed: str) -> None:
         async def develop(session: Session) -> int:
-            results = await coding_team(session, DrawnTexts(seed=f"{seed}/{session.id}"))
+            results = await coding_team(session, DrawnTexts(seed=f"{seed}/{session.name}"))
             await session.gather(*results, objective="latency")
             return TEAM_CALLS
 
@@ -170,7 +172,8 @@ class ScaleSuite:
         """Run a program that gives how many calls it made, and count those that the service has done."""
         began_s = self._clock.now_s()
         wires = DelayedTransport(self._network, rtt_s=0.0, clock=self._clock)
-        async with parrot.connect(self._server.url, transport=wires) as session:
+        name = f"program_{next(self._numbers)}"
+        async with parrot.connect(self._server.url, transport=wires, name=name) as session:
             num_calls = await program(session)
             if is_result:
                 counts.results_s.append(self._clock.now_s() - began_s)

@@ -60,7 +60,7 @@ class CountingTransport(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Count a request and send it."""
         path = request.url.path
-        self.num_submissions += request.method == "POST" and path.endswith("/calls")
+        self.num_submissions += request.method == "POST" and path.endswith("/run")
         self.num_reads += request.method == "GET" and "/variables/" in path
         return await self._network.handle_async_request(request)
 
@@ -145,6 +145,9 @@ class Runner:
                 await stack.enter_async_context(parrot.connect(self._service.url, transport=transport))
                 for _ in range(num_calls)
             ]
+            for session in sessions:
+                await session.open()
+            transport.num_submissions = 0
             free = iter(sessions)
             num_done = 0
 

@@ -32,7 +32,8 @@ def test_applications_run_on_both_sides_with_equal_work(
         assert ours["prompt_tokens"] == pytest.approx(theirs["prompt_tokens"], rel=0.1)
     assert runs["chain", "parrot-completions"]["jct_s"] > 6 * 0.02
     assert runs["chain", "parrot-completions"]["num_requests"] == 6
-    assert runs["agents", "parrot"]["num_requests"] < runs["agents", "parrot-completions"]["num_requests"]
+    assert runs["chain", "parrot"]["num_requests"] == runs["agents", "parrot"]["num_requests"] == 1
+    assert runs["gpts-rate", "parrot"]["num_requests"] == runs["gpts-rate", "parrot"]["num_calls"]
     assert runs["gpts-rate", "parrot"]["streams"][0]["ttft_s"]["median"] > 0
     assert lines[-1]["type"] == "summary"
     written = json.loads(out.read_text())

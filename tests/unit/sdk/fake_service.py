@@ -24,7 +24,8 @@ def error_response(status: int, code: str, message: str = "told so") -> httpx2.R
 
 def sse(*events: tuple[str, object, str]) -> httpx2.Response:
     text = "".join(
-        f"event: {name}\ndata: {json.dumps(data)}\nid: {ident}\n\n" for name, data, ident in events
+        f"event: {name}\ndata: {json.dumps(data)}\n" + (f"id: {ident}\n" if ident else "") + "\n"
+        for name, data, ident in events
     )
     return httpx2.Response(200, text=text, headers={"content-type": "text/event-stream"})
 
@@ -46,6 +47,9 @@ class FakeService:
         self.last_event_ids: list[str | None] = []
         self.deleted: list[str] = []
         self.submit_gate: asyncio.Event | None = None
+        self.tells = True
+        """Whether answers to submissions go on to tell values that are there."""
+        self.follows: list[list[dict[str, Any]]] = []
 
     def fail(self, pattern: str, fault: Fault | httpx2.Response | Exception, times: int = 1) -> None:
         """The next `times` requests whose `METHOD path` matches meet this fault."""
@@ -65,13 +69,13 @@ class FakeService:
         body = json.loads(request.content) if request.content else {}
         parts = request.url.path.strip("/").split("/")
         match request.method, parts[2:]:
-            case "POST", []:
-                return httpx2.Response(201, json=session_view(body))
+            case "POST", [] if parts[1] == "run":
+                return await self._run(request, body)
+            case "POST", [_, "run"]:
+                return await self._run(request, body)
             case "DELETE", [sid]:
                 self.deleted.append(sid)
                 return httpx2.Response(204)
-            case "POST", [_, "calls"]:
-                return await self._submit(request, body)
             case "POST", [_, "cancel"]:
                 self.cancels.append(body)
                 return httpx2.Response(200, json={"cancelled": ["call_1"]})
@@ -90,13 +94,20 @@ class FakeService:
                 return self.streams.pop(0)
         return error_response(404, "no_route")
 
-    async def _submit(self, request: httpx2.Request, body: dict[str, Any]) -> httpx2.Response:
+    async def _run(self, request: httpx2.Request, body: dict[str, Any]) -> httpx2.Response:
         if self.submit_gate is not None:
             await self.submit_gate.wait()
-        self.submissions.append(body)
+        if body.get("calls"):
+            self.submissions.append(body)
+        self.follows.append(body.get("follow", []))
         self.keys.append(request.headers["idempotency-key"])
+        given = []
+        for one in body.get("variables", ()):
+            self.puts[one["variable"]] = one["value"]
+            self.variables[one["variable"]] = {"state": "ready", "value": one["value"]}
+            given.append({"variable_id": f"id_{one['variable']}", "name": one["variable"]})
         accepted = []
-        for number, call in enumerate(body["calls"]):
+        for number, call in enumerate(body.get("calls", ())):
             outputs = {}
             for placeholder, parameter in call["parameters"].items():
                 if "output" in parameter:
@@ -105,7 +116,12 @@ class FakeService:
                     self.variables[name] = answer
                     outputs[placeholder] = {"variable_id": f"id_{name}", "name": name}
             accepted.append({"call_id": f"call_{number}", "name": call["name"], "outputs": outputs})
-        return httpx2.Response(202, json={"calls": accepted})
+        session = session_view(body.get("session", {}))
+        first = ("accepted", {"session": session, "variables": given, "calls": accepted}, "")
+        views = [self._view(one["variable"]) for one in body.get("follow", ())]
+        tells = self.tells and not self.streams
+        told = [(view["state"], view, "") for view in views if tells and view["state"] != "pending"]
+        return sse(first, *told)
 
     def _view(self, reference: str) -> dict[str, Any]:
         name = reference.removeprefix("id_")

@@ -108,15 +108,15 @@ def test_body_that_raises_deletes_the_session_and_ends_the_thread(service: FakeS
         pytest.raises(KeyboardInterrupt),
         parrot.connect_sync("http://127.0.0.1:1", transport=httpx2.MockTransport(service)),
     ):
-        write_code(task="a")
+        write_code(task="a").get()
         raise KeyboardInterrupt
     assert service.deleted == ["ses_1"]
     assert num_portals() == 0
 
 
 def test_connection_that_fails_leaves_no_thread() -> None:
-    with pytest.raises(UnreachableError), parrot.connect_sync("http://127.0.0.1:9"):
-        pass
+    with pytest.raises(UnreachableError), parrot.connect_sync("http://127.0.0.1:9") as session:
+        session.open()
     assert num_portals() == 0
 
 

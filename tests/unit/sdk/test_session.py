@@ -152,7 +152,7 @@ async def test_calls_outside_an_abandoned_batch_that_wait_for_it_are_cancelled(s
 
 
 async def test_refused_submission_is_raised_at_get_and_at_batch_end(service: FakeService) -> None:
-    service.fail("POST .*/calls", error_response(422, "unused_parameter"), times=2)
+    service.fail("POST .*/run", error_response(422, "unused_parameter"), times=2)
     async with open_session(service) as session:
         with pytest.raises(TemplateError) as caught:
             await write_code(task="a").get()
@@ -165,7 +165,7 @@ async def test_refused_submission_is_raised_at_get_and_at_batch_end(service: Fak
 
 
 async def test_call_on_a_variable_whose_submission_failed_is_never_sent(service: FakeService) -> None:
-    service.fail("POST .*/calls", error_response(422, "cycle"))
+    service.fail("POST .*/run", error_response(422, "cycle"))
     async with open_session(service):
         code = write_code(task="a")
         with pytest.raises(ParrotError):
@@ -196,7 +196,7 @@ async def test_submission_is_sent_again_under_the_same_key(
         seen.append(request.headers["idempotency-key"])
         return fault
 
-    service.fail("POST .*/calls", remember)
+    service.fail("POST .*/run", remember)
     async with open_session(service):
         assert await write_code(task="a") == "CODE"
         assert await write_code(task="b") == "CODE"
@@ -205,12 +205,12 @@ async def test_submission_is_sent_again_under_the_same_key(
 
 
 async def test_retries_are_bounded(service: FakeService) -> None:
-    service.fail("POST .*/calls", error_response(503, "draining"), times=9)
+    service.fail("POST .*/run", error_response(503, "draining"), times=9)
     async with open_session(service):
         with pytest.raises(UnavailableError) as caught:
             await write_code(task="a")
     assert caught.value.code == "draining"
-    assert len([line for line in service.requests if line[1].endswith("/calls")]) == 4
+    assert len([line for line in service.requests if line[1].endswith("/run")]) == 4
 
 
 @pytest.mark.parametrize(
@@ -227,6 +227,7 @@ async def test_retries_are_bounded(service: FakeService) -> None:
 async def test_answer_that_is_not_parrots_is_bad_answer(
     service: FakeService, answer: httpx2.Response
 ) -> None:
+    service.tells = False
     service.fail("GET .*/variables/", answer)
     async with open_session(service):
         with pytest.raises(UnreachableError) as caught:
@@ -328,6 +329,9 @@ async def test_input_variables_are_set_once_and_read_back(service: FakeService) 
         service.fail("PUT", error_response(409, "already_set"))
         with pytest.raises(ConflictError):
             await session.variable("third").set("x")
+        service.fail("PUT", error_response(409, "already_set"))
+        with pytest.raises(ConflictError):
+            await now.set("tomorrow")
         with pytest.raises(UsageError, match="produced by a call"):
             await code.set("x")
         with pytest.raises(UsageError):
@@ -336,17 +340,18 @@ async def test_input_variables_are_set_once_and_read_back(service: FakeService) 
     assert service.submissions[0]["calls"][0]["parameters"]["task"] == {"variable": "document"}
 
 
-async def test_input_variable_that_the_service_refuses_cancels_its_consumers(service: FakeService) -> None:
-    service.fail("PUT", error_response(413, "too_large"))
-    service.answers["code"] = {"state": "failed", "error": {"code": "cancelled", "message": "cancelled"}}
+async def test_input_variable_that_the_service_refuses_fails_whoever_needs_it(service: FakeService) -> None:
+    service.fail("POST .*/run", error_response(413, "too_large"))
     async with open_session(service) as session:
         big = session.variable("big", "x" * 100)
+        with pytest.raises(ParrotError) as refused:
+            await write_code(task=big)
+        with pytest.raises(ParrotError) as there:
+            await big
         with pytest.raises(CallError) as caught:
             await write_code(task=big)
-        with pytest.raises(ParrotError) as refused:
-            await big
+    assert [refused.value.code, there.value.code] == ["too_large"] * 2
     assert (caught.value.code, caught.value.data["root"]) == ("upstream_failed", "too_large")
-    assert refused.value.code == "too_large"
 
 
 async def test_variables_of_another_session_are_refused(service: FakeService) -> None:
@@ -386,7 +391,7 @@ async def test_cancel_names_the_variables_after_their_submission(service: FakeSe
 async def test_session_is_deleted_at_the_end_also_when_the_body_raises(service: FakeService) -> None:
     with pytest.raises(KeyError):  # noqa: PT012
         async with open_session(service):
-            write_code(task="a")
+            await write_code(task="a")
             raise KeyError("x")
     assert service.deleted == ["ses_1"]
 
@@ -423,8 +428,9 @@ async def test_use_after_close_is_refused_at_once(service: FakeService) -> None:
 
 
 async def test_variable_that_was_never_submitted_fails_when_the_session_closes(service: FakeService) -> None:
-    service.submit_gate = asyncio.Event()
-    async with open_session(service):
+    async with open_session(service) as session:
+        await session.open()
+        service.submit_gate = asyncio.Event()
         waiting = asyncio.create_task(write_code(task="a").get())
         await asyncio.sleep(0.01)
     with pytest.raises(UsageError, match="closed"):
@@ -553,6 +559,7 @@ async def test_stream_of_a_failed_variable_raises_its_error(service: FakeService
 async def test_broken_streams_end_in_a_typed_error(
     service: FakeService, answer: httpx2.Response, code: str
 ) -> None:
+    service.tells = False
     service.fail(
         "GET .*/stream",
         lambda _: httpx2.Response(answer.status_code, headers=answer.headers, content=answer.content),
@@ -667,13 +674,13 @@ async def test_key_is_sent_over_plain_http_only_when_told(service: FakeService) 
         seen.append(request.headers.get("authorization"))
         return error_response(401, "unauthenticated")
 
-    service.fail("POST /v1/sessions", look, times=2)
+    service.fail("POST /v1/run", look, times=2)
     for url, insecure in (("http://example.com", True), ("https://example.com", False)):
         with pytest.raises(ParrotError, match="unauthenticated"):
             async with parrot.connect(
                 url, api_key="secret", insecure=insecure, transport=httpx2.MockTransport(service)
-            ):
-                pass
+            ) as session:
+                await session.open()
     assert seen == ["Bearer secret", "Bearer secret"]
 
 
@@ -681,5 +688,5 @@ async def test_nothing_listening_is_said_soon_with_the_address() -> None:
     began = time.perf_counter()
     with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:9 "):
         async with parrot.connect("http://127.0.0.1:9"):
-            pass
+            await write_code(task="a")
     assert time.perf_counter() - began < 30
