@@ -30,11 +30,13 @@ from reliability.faults import (
     stopped_and_continued,
 )
 from reliability.findings import Finding
-from reliability.lives import crash_points, postgres_kills, random_kills
+from reliability.lives import crash_points, postgres_crash_points, postgres_kills, random_kills
 from reliability.page import write_page
+from reliability.tenants import overload, timing
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "reliability.json"
+LONG_RESULTS = RESULTS.with_name("reliability-long.json")
 PAGE = ROOT / "docs" / "explanation" / "reliability.md"
 PACKAGES = ("sqlalchemy", "psycopg", "uvicorn", "httpx2")
 
@@ -51,15 +53,20 @@ class Scenario:
     """Why it cannot run here."""
 
 
-def scenarios(tier: str) -> list[Scenario]:
-    """The scenarios of a tier: `ci` takes minutes, `hour` about an hour."""
+def scenarios(tier: str, share: float = 1.0) -> list[Scenario]:
+    """The scenarios of a tier: `ci` takes minutes, `hour` about an hour, or a share of it."""
     long = tier == "hour"
+
+    def times(short: int, in_an_hour: int) -> int:
+        return max(short, round(share * in_an_hour)) if long else short
+
     passages = (1, 3, 7) if long else (2,)
     no_shim, no_postgres = shim.missing(), postgres_server.missing()
     return [
-        Scenario("random kills", lambda d: random_kills(d, num_kills=800 if long else 16)),
+        Scenario("random kills", lambda d: random_kills(d, num_kills=times(16, 600))),
         Scenario("crash points", lambda d: crash_points(d, points=CRASH_POINTS, passages=passages)),
-        Scenario("postgres", lambda d: postgres_kills(d, num_rounds=100 if long else 5), no_postgres),
+        Scenario("postgres", lambda d: postgres_kills(d, num_rounds=times(5, 100)), no_postgres),
+        Scenario("postgres crash points", lambda d: postgres_crash_points(d, passages=passages), no_postgres),
         Scenario("locked database", locked_database),
         Scenario("full disk", lambda d: disk_error(d, errno.ENOSPC), no_shim),
         Scenario("read-only disk", lambda d: disk_error(d, errno.EROFS), no_shim),
@@ -67,12 +74,14 @@ def scenarios(tier: str) -> list[Scenario]:
         Scenario("clock", clock_jumps, no_shim),
         Scenario("stopped", stopped_and_continued),
         Scenario("descriptors", no_descriptors),
-        Scenario("killed engines", lambda d: engine_signals(d, signal.SIGKILL, rounds=40 if long else 4)),
-        Scenario("stopped engines", lambda d: engine_signals(d, signal.SIGSTOP, rounds=20 if long else 2)),
+        Scenario("killed engines", lambda d: engine_signals(d, signal.SIGKILL, rounds=times(4, 40))),
+        Scenario("stopped engines", lambda d: engine_signals(d, signal.SIGSTOP, rounds=times(2, 20))),
         Scenario("poison", lambda d: bad_call(d, "exit")),
         Scenario("hang", lambda d: bad_call(d, "hang")),
         Scenario("streams", lambda d: cut_streams(d, step=1)),
-        Scenario("restarts", lambda d: rolling_restarts(d, num_restarts=100 if long else 6)),
+        Scenario("restarts", lambda d: rolling_restarts(d, num_restarts=times(6, 100))),
+        Scenario("overload", lambda d: overload(d, level_s=20.0 if long else 5.0)),
+        Scenario("timing", lambda d: timing(d, num_pairs=times(100, 500))),
     ]
 
 
@@ -97,10 +106,10 @@ async def run_one(scenario: Scenario) -> dict[str, Any]:
     }
 
 
-def campaign(tier: str, only: tuple[str, ...]) -> dict[str, Any]:
+def campaign(tier: str, only: tuple[str, ...], share: float) -> dict[str, Any]:
     """Run a tier's scenarios one after the other."""
-    found = []
-    for scenario in scenarios(tier):
+    found, began_s = [], time.monotonic()
+    for scenario in scenarios(tier, share):
         if not only or scenario.name in only:
             finding = asyncio.run(run_one(scenario))
             state = "skipped" if finding["skipped"] else "kept" if finding["kept"] else "BROKEN"
@@ -112,6 +121,8 @@ def campaign(tier: str, only: tuple[str, ...]) -> dict[str, Any]:
     return {
         "kind": "reliability",
         "tier": tier,
+        "share": share,
+        "seconds": round(time.monotonic() - began_s),
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": None if source is None else asdict(source),
         "machine": asdict(machine()),
@@ -138,6 +149,11 @@ def _replaced(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Any]:
     return [*known, *again.values()]
 
 
+def read_results(path: Path) -> Any:
+    """A results file; None when there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
 def main() -> None:
     """Run the campaign, or render its page from the results that are there."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -145,17 +161,19 @@ def main() -> None:
     parser.add_argument(
         "--only", action="append", default=[], metavar="SCENARIO", help="this one; repeatable"
     )
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the file to write")
+    parser.add_argument("--share", type=float, default=1.0, help="of the hour, for fewer repetitions")
+    parser.add_argument("--out", type=Path, help="the file to write; by default the tier's own")
     parser.add_argument("--page", action="store_true", help="only render the page")
     arguments = parser.parse_args()
+    out = arguments.out or (LONG_RESULTS if arguments.tier == "hour" else RESULTS)
     if not arguments.page:
-        results = campaign(arguments.tier, tuple(arguments.only))
-        if arguments.only and arguments.out.exists():
-            results["findings"] = _replaced(json.loads(arguments.out.read_text("utf-8")), results)
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    results = json.loads(arguments.out.read_text(encoding="utf-8"))
-    if arguments.out == RESULTS:
-        PAGE.write_text(write_page(results), encoding="utf-8")
+        results = campaign(arguments.tier, tuple(arguments.only), arguments.share)
+        if arguments.only and out.exists():
+            results["findings"] = _replaced(json.loads(out.read_text("utf-8")), results)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    results = json.loads(out.read_text(encoding="utf-8"))
+    if out in (RESULTS, LONG_RESULTS):
+        PAGE.write_text(write_page(read_results(RESULTS), read_results(LONG_RESULTS)), encoding="utf-8")
     broken = [finding["scenario"] for finding in results["findings"] if not finding["kept"]]
     sys.exit(f"not kept: {', '.join(broken)}" if broken else 0)

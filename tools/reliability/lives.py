@@ -5,7 +5,7 @@ import random
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx2
@@ -155,7 +155,13 @@ async def crash_points(
     directory: Path, *, points: Sequence[str] = CRASH_POINTS, passages: Sequence[int] = (3,), seed: int = 2
 ) -> Finding:
     """The service kills itself at each named instant, one after the other over one store."""
-    lives, missed, struck, in_recovery = Lives(directory, seed), [], 0, 0
+    return await _die_at(
+        Lives(directory, seed), "The service dies at each named instant", points=points, passages=passages
+    )
+
+
+async def _die_at(lives: Lives, scenario: str, *, points: Sequence[str], passages: Sequence[int]) -> Finding:
+    missed, struck, in_recovery = list[str](), 0, 0
     for passage in passages:
         for point in points:
             once = point.startswith(("recovery", "purge")) or point.endswith("call_retried")
@@ -176,7 +182,7 @@ async def crash_points(
                 served.close()
     verdict = await lives.judge()
     finding = lives.finding(
-        "The service dies at each named instant",
+        scenario,
         "P1",
         verdict,
         faults={
@@ -188,7 +194,20 @@ async def crash_points(
     )
     floor = Floor(what="deaths at a named instant", count=struck, at_least=len(points) * len(passages))
     problems = (*finding.problems, *(f"never came to {point}" for point in missed))
-    return _with(finding, floors=(*finding.floors, floor), problems=problems)
+    return replace(finding, floors=(*finding.floors, floor), problems=problems)
+
+
+async def postgres_crash_points(
+    directory: Path, *, points: Sequence[str] = CRASH_POINTS, passages: Sequence[int] = (3,), seed: int = 4
+) -> Finding:
+    """The same over PostgreSQL."""
+    server = await asyncio.to_thread(PostgresServer)
+    try:
+        lives = Lives(directory, seed, store=(), environment={"PARROT_STORE__URL": server.url()})
+        scenario = "Over PostgreSQL the service dies at each named instant"
+        return await _die_at(lives, scenario, points=points, passages=passages)
+    finally:
+        await asyncio.to_thread(server.close)
 
 
 async def postgres_kills(directory: Path, *, num_rounds: int, seed: int = 3) -> Finding:
@@ -222,9 +241,3 @@ async def postgres_kills(directory: Path, *, num_rounds: int, seed: int = 3) -> 
     return lives.finding(
         "PostgreSQL and the service go down in turn", "P1", verdict, faults=faults, at_least=4 * num_rounds
     )
-
-
-def _with(finding: Finding, *, floors: tuple[Floor, ...], problems: tuple[str, ...]) -> Finding:
-    from dataclasses import replace
-
-    return replace(finding, floors=floors, problems=problems)

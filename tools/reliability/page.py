@@ -8,14 +8,20 @@ TEMPLATE = Path(__file__).with_name("page.md")
 LABELS = {
     "attempts_of_a_call_mean": "number of a call's last attempt, mean (each restart skips one)",
     "attempts_of_a_call_max": "number of a call's last attempt, at most",
+    "auc_of_anothers_session": "another's session known from nobody's by time (AUC; 0.5: not)",
+    "p_of_anothers_session": "the same, p-value of the Kolmogorov-Smirnov test",
+    "auc_of_anothers_prompt": "another's prompt known from a new one by time (AUC; 0.5: not)",
+    "p_of_anothers_prompt": "the same, p-value of the Kolmogorov-Smirnov test",
+    "auc_of_ones_own_prompt": "one's own prompt known from a new one by time (AUC; 1: always)",
 }
 """What figures are called whose name says too little."""
 
 
-def write_page(results: Mapping[str, Any]) -> str:
-    """The page for a results file."""
+def write_page(results: Mapping[str, Any], long: Mapping[str, Any] | None = None) -> str:
+    """The page for a results file, and for that of the long tier, if it was run."""
     page = TEMPLATE.read_text(encoding="utf-8")
-    findings = "\n".join(_tables(results)).rstrip()
+    lines = _tables(results) if long is None else [*_tables(results), *_summary(long)]
+    findings = "\n".join(lines).rstrip()
     return page.replace("{origin}", _origin(results)).replace("{findings}", findings)
 
 
@@ -23,10 +29,34 @@ def _origin(results: Mapping[str, Any]) -> str:
     machine, source = results["machine"], results["commit"]
     at = f"commit `{source['commit'][:12]}`" if source else "an installed package"
     tier = {"ci": "the short tier", "hour": "the long tier"}[results["tier"]]
+    took = f" in {results['seconds'] / 60:.0f} minutes" if results.get("seconds") else ""
     return (
-        f"Made {results['made_at'][:10]} by {tier}, at {at}, on {machine['num_cpus']} processors\n"
+        f"Made {results['made_at'][:10]} by {tier}{took}, at {at}, on {machine['num_cpus']} processors\n"
         f"({machine['cpu']}), Python {results['versions']['python']}."
     )
+
+
+def _summary(results: Mapping[str, Any]) -> list[str]:
+    """The long tier's findings, one line each."""
+    share = results.get("share", 1.0)
+    part = "" if share == 1.0 else f" It was run with {share:.0%} of its repetitions."
+    lines = ["## The same for longer", "", _origin(results) + part, ""]
+    lines += [
+        "| scenario | done to it | kept | what must not happen | bound of the largest count |",
+        "|---|---|---|---|---|",
+    ]
+    for finding in results["findings"]:
+        if finding["skipped"]:
+            lines += [f"| {finding['scenario']} | – | not tried: {finding['skipped']} | – | – |"]
+            continue
+        faults = ", ".join(f"{number:,} × {what}" for what, number in finding["faults"].items())
+        zeros = finding["zeros"]
+        found, of = sum(int(zero["count"]) for zero in zeros), sum(zero["of"] for zero in zeros)
+        kept = "yes" if finding["kept"] else "**no**"
+        bound = _bound(max(zeros, key=lambda zero: zero["of"])) if zeros else "–"
+        lines += [f"| {finding['scenario']} | {faults} | {kept} | {found} of {of:,} | {bound} |"]
+    problems = [problem for finding in results["findings"] for problem in finding["problems"]]
+    return [*lines, "", *(f"* {problem}" for problem in problems)]
 
 
 def _tables(results: Mapping[str, Any]) -> list[str]:
