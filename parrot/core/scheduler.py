@@ -2,7 +2,7 @@
 alike.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -161,16 +161,18 @@ class Round:
                 self._standing[model] = found
         return found
 
-    def holders(self, standing: Standing, shared: Shared) -> list[EngineState]:
-        """Engines that have room and hold some of a prompt; of very many only some that get to it soonest."""
-        found = [standing[engine_id] for engine_id in shared.listed if standing.has_room(engine_id)]
+    def holders(self, standing: Standing, shared: Shared) -> Iterator[tuple[EngineState, int]]:
+        """Engines that have room and hold some of a prompt, and how much; of very many only some that get to
+        it soonest.
+        """
+        for engine_id in shared.listed:
+            if standing.has_room(engine_id):
+                yield standing[engine_id], shared.get(engine_id)
         if shared.is_wide:
-            found += [
-                state
-                for state in islice(standing.soonest(), MANY_HOLDERS)
-                if state.engine_id not in shared.listed and shared.get(state.engine_id)
-            ]
-        return found
+            for state in islice(standing.soonest(), MANY_HOLDERS):
+                num_tokens = shared.get(state.engine_id)
+                if num_tokens and state.engine_id not in shared.listed:
+                    yield state, num_tokens
 
     def held_keys(self, call: ReadyCall) -> tuple[PrefixKey, ...]:
         """The prefixes of a call that some engine holds, or will hold by this round."""

@@ -8,8 +8,7 @@ most cost is evicted last. What nobody is known to want goes first, by recency. 
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from parrot.core.executor.fleet import Fleet
 from parrot.errors import EngineError
@@ -24,7 +23,7 @@ class Retention:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._wants: dict[CallId, tuple[tuple[PrefixKey, ...], int]] = {}
-        self._near: dict[PrefixKey, Counter[int]] = {}
+        self._near: dict[PrefixKey, dict[int, int]] = {}
         """Key → how many calls want it, by how many stages they are away."""
         self._dirty: dict[PrefixKey, None] = {}
         self._told: dict[PrefixKey, int] = {}
@@ -37,23 +36,27 @@ class Retention:
         """A call that is so many stages from running will need these prefixes; replaces what it wanted
         before.
         """
-        self.unwant(call_id)
+        if call_id in self._wants:
+            self.unwant(call_id)
         self._wants[call_id] = (tuple(keys), distance)
         for key in keys:
-            self._near.setdefault(key, Counter())[distance] += 1
-        self._touch(keys)
+            near = self._near.get(key)
+            if near is None:
+                near = self._near[key] = {}
+            near[distance] = near.get(distance, 0) + 1
+            self._look_again(key, near)
 
     def unwant(self, call_id: CallId) -> None:
         """A call has begun to run, or never will."""
         keys, distance = self._wants.pop(call_id, ((), 0))
         for key in keys:
             near = self._near[key]
-            near[distance] -= 1
-            if not near[distance]:
+            left = near[distance] = near[distance] - 1
+            if not left:
                 del near[distance]
                 if not near:
                     del self._near[key]
-        self._touch(keys)
+            self._look_again(key, near)
 
     def worth(self, engine_id: EngineId, context_id: ContextId) -> int:
         """What a context is worth now: tokens, divided by one more than the stages until they are needed."""
@@ -82,10 +85,12 @@ class Retention:
                 self.num_faults += 1
                 logger.exception("telling what contexts are worth failed by a fault of the service")
 
-    def _touch(self, keys: Sequence[PrefixKey]) -> None:
-        if keys:
-            self._dirty.update(dict.fromkeys(keys))
-            self._wake.set()
+    def _look_again(self, key: PrefixKey, near: Mapping[int, int]) -> None:
+        """Those who want a key have changed: engines are told, unless they know it so."""
+        if (min(near) if near else None) != self._told.get(key):
+            self._dirty[key] = None
+            if not self._wake.is_set():
+                self._wake.set()
 
     def _changes(self) -> dict[EngineId, dict[ContextId, int]]:
         """What contexts are worth of whose prefixes the next use has moved.

@@ -16,7 +16,7 @@ In the order given:
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,6 +29,9 @@ LOOK_AHEAD = 32
 """Ready calls that a round tries in vain before it gives up; what waits behind them has a later one."""
 NUM_CANDIDATES = 4
 """Engines that are compared for a call, beside those that hold some of its prompt: the first to get to it."""
+
+_Candidate = tuple[EngineState, int]
+"""An engine, and how many tokens of a call's prompt it has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,57 +109,62 @@ class _AppCentricRound:
             self._defer(call)
             return None
         held = self._going.shared_tokens(call)
-        chosen = self._cheapest(call, self._candidates(call, standing, held), held, beside)
+        chosen = self._cheapest(call, self._candidates(call, standing, held), beside)
         if chosen is None:
             self._refused_there[refused] = needed
             self._defer(call)
             return None
-        engine, found = chosen
-        shared = held.get(engine.engine_id)
+        (engine, shared), found = chosen
         self._refused_there.clear()
         self._going.place(call, engine, shared, _why(call, found, shared, beside[engine.engine_id]))
         return engine
 
-    def _candidates(self, call: ReadyCall, standing: Standing, held: Shared) -> Collection[EngineState]:
-        """Engines that have room: those that hold some of the prompt, then those that get to it soonest."""
-        found = {
-            engine.engine_id: engine
-            for engine in self._going.holders(standing, held)
-            if self._fits(engine, call, held)
-        }
-        for engine in self._soonest_fitting(call, standing, held):
-            found.setdefault(engine.engine_id, engine)
+    def _candidates(self, call: ReadyCall, standing: Standing, held: Shared) -> Iterable[_Candidate]:
+        """Engines that have room, and the tokens they have of the prompt: those that hold some of it, then
+        those that get to it soonest. Of idle engines that are alike the first stands for all.
+        """
+        found: dict[EngineId, _Candidate] = {}
+        idle: set[tuple[int, int]] = set()
+        for engine, shared in self._going.holders(standing, held):
+            if engine.num_calls == 0:
+                alike = (shared, id(engine.pace))
+                if alike in idle:
+                    continue
+                idle.add(alike)
+            elif not self._fits(engine, call, shared):
+                continue
+            found[engine.engine_id] = (engine, shared)
+        for engine, shared in self._soonest_fitting(call, standing, held):
+            found.setdefault(engine.engine_id, (engine, shared))
         return found.values()
 
     def _cheapest(
-        self,
-        call: ReadyCall,
-        candidates: Iterable[EngineState],
-        held: Shared,
-        beside: Mapping[EngineId, int],
-    ) -> tuple[EngineState, Forecast] | None:
+        self, call: ReadyCall, candidates: Iterable[_Candidate], beside: Mapping[EngineId, int]
+    ) -> tuple[_Candidate, Forecast] | None:
         """Those where it would mix work come last; of equals the first is taken."""
         best: tuple[bool, float] = (True, math.inf)
-        chosen: tuple[EngineState, Forecast] | None = None
-        for engine in candidates:
-            engine_id = engine.engine_id
-            shared = held.get(engine_id) if self._policy.affinity else 0
-            found = forecast(engine, call, shared=shared, num_beside=beside[engine_id])
+        chosen: tuple[_Candidate, Forecast] | None = None
+        affinity = self._policy.affinity
+        for candidate in candidates:
+            engine, shared = candidate
+            num_beside = beside[engine.engine_id]
+            found = forecast(engine, call, shared=shared if affinity else 0, num_beside=num_beside)
             cost = (self._mixes(engine, call), found.cost_s)
             if chosen is None or cost < best:
-                best, chosen = cost, (engine, found)
+                best, chosen = cost, (candidate, found)
         return chosen
 
-    def _soonest_fitting(self, call: ReadyCall, standing: Standing, held: Shared) -> Sequence[EngineState]:
+    def _soonest_fitting(self, call: ReadyCall, standing: Standing, held: Shared) -> Sequence[_Candidate]:
         """The engines that get to it soonest, those that would not mix work if there are any."""
         small, needed = call.wants_small_batches, call.num_prompt_tokens + call.num_output_tokens
         if self._is_refused(call.model, standing, small=small, needed=needed):
             return ()
-        apart: list[EngineState] = []
-        mixed: list[EngineState] = []
+        apart: list[_Candidate] = []
+        mixed: list[_Candidate] = []
         for engine in standing.soonest():
-            if self._fits(engine, call, held):
-                (mixed if self._mixes(engine, call) else apart).append(engine)
+            shared = held.get(engine.engine_id)
+            if self._fits(engine, call, shared):
+                (mixed if self._mixes(engine, call) else apart).append((engine, shared))
             if len(apart) == NUM_CANDIDATES:
                 break
         if not (apart or mixed):
@@ -174,11 +182,11 @@ class _AppCentricRound:
             self._reserved.add(call.model)
             self._going.reserve(call.model)
 
-    def _fits(self, engine: EngineState, call: ReadyCall, held: Shared) -> bool:
+    def _fits(self, engine: EngineState, call: ReadyCall, shared: int) -> bool:
         """Whether there is a place in a batch for it, and the memory; an empty engine has both."""
         if engine.num_calls == 0:
             return True
-        needed = call.num_prompt_tokens - held.get(engine.engine_id) + call.num_output_tokens
+        needed = call.num_prompt_tokens - shared + call.num_output_tokens
         if engine.num_tokens + needed > engine.capacity_tokens:
             return False
         most = engine.max_batch
