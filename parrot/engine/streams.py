@@ -28,10 +28,15 @@ class ChunkStream:
         self._tell()
 
     async def get(self) -> GenerateChunk:
-        """The next chunk; raises the error when that comes next."""
+        """The next chunk; raises the error when that comes next, which is the end."""
         while not self._chunks:
             if self._error is not None:
-                raise self._error
+                error, self._error = self._error, None
+                try:
+                    raise error
+                finally:
+                    # It holds this frame, and with that all that ran the call; the frame is not to hold it.
+                    del error
             self._reader = asyncio.get_running_loop().create_future()
             try:
                 await self._reader
