@@ -16,11 +16,12 @@ from parrot.core.sessions import CallRecord, Session
 from parrot.core.variables import Variable
 from parrot.engine.scripted_config import ScriptedConfig, ScriptedFault
 from parrot.errors import GoneError
+from parrot.sim.application import Application
 from parrot.sim.chance import stream
 from parrot.sim.cost import PRESETS
 from parrot.sim.engine import SimulatedConfig
 from parrot.sim.simulation import Job, SimulationConfig, simulate
-from parrot.sim.workloads import Application, chain_summary, map_reduce_summary
+from parrot.sim.workloads import chain_summary, map_reduce_summary
 from parrot.types.sampling import Sampling
 from parrot.wire.requests import CancelRequest
 
