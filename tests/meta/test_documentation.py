@@ -3,11 +3,15 @@
 import ast
 import json
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 from documents import blocks, links
 from project_files import ROOT, markdown_files, python_files, shown
+
+from parrot.cli.root import cli
 
 RUN = {"python", "sh"}
 """Languages of blocks that are run (tests/e2e/test_documented_commands.py), unless they say why not."""
@@ -42,6 +46,46 @@ def test_blocks_that_are_shown_are_well_formed(page: Path) -> None:
             assert ast.parse(block.code).body, f"line {block.line}"
         elif block.language == "json":
             assert json.loads(block.code) is not None, f"line {block.line}"
+
+
+def test_programs_that_need_another_environment_are_run_by_a_test_there() -> None:
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in python_files("tests"))
+    sessions = set(
+        re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    elsewhere = [
+        b for page in PAGES for b in blocks(page) if b.language == "python" and b.not_run is not None
+    ]
+    assert elsewhere
+    for block in elsewhere:
+        where = f"{shown(block.page)}:{block.line}"
+        assert block.page.relative_to(ROOT / "docs").as_posix() in tests, where
+        assert set(re.findall(r"nox -s (\w+)", block.not_run or "")) & sessions, where
+
+
+def test_commands_that_take_too_long_are_at_least_commands() -> None:
+    checked = 0
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language != "sh" or block.not_run is None:
+                continue
+            for line in block.code.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if words[:1] != ["parrot"]:
+                    continue
+                _check_command(cli, words[1:])
+                checked += 1
+    assert checked
+
+
+def _check_command(command: click.Command, words: list[str]) -> None:
+    """Raises what the command line would when a subcommand or an option is not there."""
+    context = click.Context(command)
+    _, words, _ = command.make_parser(context).parse_args(words)
+    if isinstance(command, click.Group) and words:
+        _, found, arguments = command.resolve_command(context, words)
+        assert found is not None
+        _check_command(found, arguments)
 
 
 def test_the_commands_of_the_readme_are_targets_of_the_makefile() -> None:
