@@ -151,8 +151,8 @@ class OutputLengths:
             self._seen.popitem(last=False)
 
     def expected(self, output: OutputShape) -> int:
-        """Tokens to be expected: what the client says, else `max_tokens` while nothing was seen, the mean once
-        `TRUSTED_SAMPLES` were, and in between something in between.
+        """Tokens to be expected: what the client says, else `max_tokens` while nothing was seen, the mean
+        once `TRUSTED_SAMPLES` were, and in between something in between.
         """
         sampling = output.sampling
         if sampling.expected_tokens is not None and not sampling.ignore_eos:

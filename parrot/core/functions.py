@@ -21,7 +21,6 @@ from parrot.wire.requests import (
     OutputParameter,
     OutputSpec,
     Parameter,
-    SamplingSpec,
     SubmitCalls,
     ValueParameter,
 )

@@ -12,7 +12,7 @@ from parrot.core.graph import ApplicationGraph
 from parrot.core.prompts import Leading, Prompt
 from parrot.ports.engine import FinishReason, TokenLogprob
 from parrot.types.events import Failure
-from parrot.types.ids import CallId, EngineId, SessionId, TenantId, VariableId
+from parrot.types.ids import CallId, EngineId, PrefixKey, SessionId, TenantId, VariableId
 from parrot.types.objective import CallObjective, Objective
 from parrot.types.program import Program
 from parrot.types.sampling import Sampling
@@ -38,6 +38,15 @@ class OutputRecord:
     """None while it is being generated."""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     """Of the tokens so far, when they were asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What a context held when it became cache."""
+
+    prompt: Prompt
+    keys: tuple[PrefixKey, ...]
+    """Of the prompt, with its first answer."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,6 +92,8 @@ class CallRecord:
     objective: CallObjective | None = None
     """What it was placed under, or waits under."""
     failure: Failure | None = None
+    held: Held | None = None
+    """Of a request that is a part of something, once it was answered."""
     outputs: dict[VariableId, OutputRecord] = field(default_factory=dict)
     """Of what has begun to be generated."""
 

@@ -4,7 +4,7 @@ A client of another server's interface sends one request after the other, each w
 It may say whose they are, by a session's header or a key. That is less than a graph, and worth something:
 
     it says                       so
-    these are one application's   each is as old as the first of them, so a chain's next step is not at the end
+    these are one application's   each is as old as the first of them, so the next step is not at the end
                                   of the queue anew; among the tenant's, they are one share
     these follow each other       what the last one held, its answer too, is worth keeping for the next
     these begin alike             what they have in common is worth keeping
@@ -14,12 +14,10 @@ Nothing is pinned, and all of it is forgotten after a while.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from parrot.core.executor.runtime import Runtime
-from parrot.core.prefixes import BLOCK_TOKENS, block_keys
-from parrot.core.prompts import Prompt
 from parrot.core.sessions import Session
 from parrot.types.ids import CallId, PrefixKey, TenantId
 
@@ -111,7 +109,8 @@ class Applications:
 
     def _keep_all(self, tenant: _Tenant, session: Session, now: float) -> None:
         part_of = session.part_of
-        for prompt, keys in _ended(session):
+        for held in [record.held for record in session.records.values() if record.held is not None]:
+            prompt, keys = held.prompt, held.keys
             if part_of.chain is not None and not part_of.is_last:
                 self._keep(session.tenant_id, tenant, f"chain/{part_of.chain}", keys, now + IDLE_S)
             if part_of.prefix is not None:
@@ -149,27 +148,6 @@ class Applications:
 
 def _wanted_by(tenant_id: TenantId, label: str) -> CallId:
     return CallId(f"{tenant_id}/{label}")
-
-
-def _ended(session: Session) -> Iterator[tuple[Prompt, tuple[PrefixKey, ...]]]:
-    """The prompts of a session's calls that are through, and the keys of each prompt with its answer."""
-    for record in session.records.values():
-        prompt = record.prompt
-        if prompt is None:
-            continue
-        answer = session.graph.variables[prompt.parts[0].output.variable_id]
-        if answer.state != "ready":
-            continue
-        keys = prompt.keys
-        if prompt.block_root is not None and answer.token_ids is not None:
-            token_ids = prompt.parts[0].token_ids + answer.token_ids
-            whole = [
-                key
-                for key, length in zip(prompt.keys, prompt.lengths, strict=True)
-                if length % BLOCK_TOKENS == 0
-            ]
-            keys, _ = block_keys(prompt.block_root, token_ids, known=whole)
-        yield prompt, keys
 
 
 def _common(one: Sequence[PrefixKey], other: Sequence[PrefixKey]) -> tuple[PrefixKey, ...]:

@@ -9,7 +9,7 @@ from parrot.core.executor.fleet import Member
 from parrot.core.executor.runtime import Runtime
 from parrot.core.prefixes import BLOCK_TOKENS, Match, block_keys
 from parrot.core.prompts import Model, Prompt, PromptPart
-from parrot.core.sessions import CallRecord, OutputRecord, Session
+from parrot.core.sessions import ALONE, CallRecord, Held, OutputRecord, Session
 from parrot.core.transforms import apply_transforms
 from parrot.errors import EngineError
 from parrot.ports.engine import ContextRef, Engine, GenerateEnd, GenerateRequest
@@ -119,7 +119,10 @@ class Attempt:
                 self._note_prefix(part.key, context_id, generated.end.num_tokens)
             carry, parent = (), None
             self._filled = generated.end.num_tokens
-            self._note_blocks(context_id, token_ids + generated.token_ids, generated.end)
+            keys = self._note_blocks(context_id, token_ids + generated.token_ids, generated.end)
+            is_part = self._session.part_of != ALONE or self._prompt.marks
+            if is_part and self._record.held is None:
+                self._record.held = Held(prompt=self._prompt, keys=keys)
             if not generated.end.exact:
                 parent = ContextRef(context_id=context_id, num_tokens=before)
                 carry = self._model.tokenizer.encode(generated.text)
@@ -254,18 +257,21 @@ class Attempt:
             ref = ContextRef(context_id=context_id, num_tokens=num_tokens)
             self._index.add(self._member.engine_id, key, ref)
 
-    def _note_blocks(self, context_id: ContextId, token_ids: tuple[int, ...], end: GenerateEnd) -> None:
+    def _note_blocks(
+        self, context_id: ContextId, token_ids: tuple[int, ...], end: GenerateEnd
+    ) -> tuple[PrefixKey, ...]:
         """Let prompts without structure fork from what this one was and was answered, wherever they part
-        from it.
+        from it; the keys of all of that.
         """
         root = self._prompt.block_root
         if root is None or not self._keys or len(token_ids) != end.num_tokens:
-            return
+            return self._keys
         pairs = zip(self._keys, self._lengths, strict=True)
         whole = [key for key, length in pairs if length % BLOCK_TOKENS == 0]
         keys, lengths = block_keys(root, token_ids, known=whole)
         for key, length in zip(keys[len(whole) :], lengths[len(whole) :], strict=True):
             self._note_prefix(key, context_id, length)
+        return keys
 
     def _new_context(self) -> ContextId:
         context_id = self._member.new_context()

@@ -206,3 +206,103 @@ async def test_applications_are_built_with_an_extra_field(client: Client, servic
     )
     assert answer.choices[0].text
     assert (await service.variable(sid, "code"))["value"] == "no JSON at all"
+
+
+async def test_calls_of_tools_are_streamed(client: Client) -> None:
+    async with client.chat.completions.stream(
+        model="scripted",
+        messages=[{"role": "user", "content": "Where?"}],
+        tools=[{"type": "function", "function": {"name": "find", "parameters": SCHEMA, "strict": True}}],
+        tool_choice="required",
+        parallel_tool_calls=False,
+    ) as stream:
+        kinds = [event.type async for event in stream]
+        final = await stream.get_final_completion()
+    assert "tool_calls.function.arguments.delta" in kinds
+    (call,) = final.choices[0].message.tool_calls
+    assert call.function.name == "find"
+    assert json.loads(call.function.arguments).keys() == {"city"}
+    async with client.responses.stream(
+        model="scripted",
+        input="Where?",
+        tools=[{"type": "function", "name": "find", "parameters": SCHEMA, "strict": True}],
+        tool_choice="required",
+        parallel_tool_calls=False,
+    ) as responses:
+        found = [event.type async for event in responses]
+        response = await responses.get_final_response()
+    assert "response.function_call_arguments.delta" in found
+    assert json.loads(response.output[0].arguments).keys() == {"city"}
+
+
+async def test_several_choices_come_of_one_prompt(client: Client) -> None:
+    answer = await client.chat.completions.create(
+        model="scripted", messages=[{"role": "user", "content": "Say it"}], n=3, max_tokens=5
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+
+
+async def test_a_response_in_the_background_is_cancelled_and_one_is_streamed(client: Client) -> None:
+    body = {"ignore_eos": True}
+    begun = await client.responses.create(
+        model="scripted", input="Talk", background=True, max_output_tokens=4000, extra_body=body
+    )
+    assert (await client.responses.cancel(begun.id)).status in {"cancelled", "incomplete"}
+    await client.responses.delete(begun.id)
+    stream = await client.responses.create(model="scripted", input="Hi #text", background=True, stream=True)
+    events = [event async for event in stream]
+    assert events[-1].response.output_text == "no JSON at all"
+    await client.responses.delete(events[-1].response.id)
+
+
+async def test_a_conversation_goes_on_by_its_name(client: Client) -> None:
+    first = await client.responses.create(model="scripted", input="Hi #text", conversation="conv_sdk")
+    second = await client.responses.create(model="scripted", input="#json", conversation="conv_sdk")
+    assert second.conversation.id == "conv_sdk"
+    assert second.usage.input_tokens > first.usage.input_tokens
+
+
+async def test_a_registered_function_is_a_prompt(client: Client, service: Harness) -> None:
+    spec = {"template": "{{who}} says #text{{out}}", "outputs": {"out": {}}}
+    assert (await service.client.put("/v1/functions/greet", json=spec)).status_code == 201
+    response = await client.responses.create(
+        model="scripted", prompt={"id": "greet", "version": "1", "variables": {"who": "Ada"}}
+    )
+    assert response.output_text == "no JSON at all"
+    assert response.prompt.id == "greet"
+
+
+async def test_the_standards_own_knobs_are_taken(client: Client) -> None:
+    part = {"type": "text", "text": "Hi", "prompt_cache_breakpoint": {"mode": "explicit"}}
+    answer = await client.chat.completions.create(
+        model="scripted",
+        messages=[{"role": "user", "content": [part, {"type": "text", "text": " #text"}]}],
+        prompt_cache_key="greetings",
+        service_tier="priority",
+        prediction={"type": "content", "content": "no JSON at all"},
+        frequency_penalty=0.1,
+        presence_penalty=0.1,
+        logit_bias={"7": 1},
+        safety_identifier="s",
+        extra_headers={"X-Dynamo-Session-ID": "run-1"},
+        extra_body={
+            "priority": -1,
+            "nvext": {"agent_hints": {"osl": 20, "priority": 3, "speculative_prefill": True}},
+            "prompt_cache_options": {"mode": "implicit", "ttl": "30m"},
+        },
+    )
+    assert answer.choices[0].message.content == "no JSON at all"
+
+
+async def test_likelihoods_of_a_response_are_understood(client: Client) -> None:
+    response = await client.responses.create(
+        model="scripted", input="Hi #text", include=["message.output_text.logprobs"], top_logprobs=1
+    )
+    told = response.output[0].content[0].logprobs
+    assert "".join(token.token for token in told) == "no JSON at all"
+
+
+async def test_the_tokens_of_a_prompt_are_counted(client: Client) -> None:
+    counted = await client.responses.input_tokens.count(model="scripted", input="Hi there")
+    response = await client.responses.create(model="scripted", input="Hi there", max_output_tokens=2)
+    assert counted.input_tokens == response.usage.input_tokens

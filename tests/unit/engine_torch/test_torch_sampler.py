@@ -64,6 +64,24 @@ def test_without_temperature_the_most_likely_token_is_taken(sampler: MakeSampler
     assert sampler().sample(LOGITS[None].clone(), [choice()]) == [4]
 
 
+def test_biases_and_penalties_change_logits_before_a_token_is_taken(sampler: MakeSampler) -> None:
+    likeliest, second = LOGITS.topk(2).indices.tolist()
+    biased = choice(logit_bias=((second, 100.0), (10**6, 5.0)))
+    assert sampler().sample(LOGITS[None].clone(), [biased]) == [second]
+    gap = float(LOGITS[likeliest] - LOGITS[second])
+    for field in ("frequency_penalty", "presence_penalty"):
+        penalised = choice(**{field: min(2.0, gap + 0.1)})
+        assert sampler().sample(LOGITS[None].clone(), [penalised]) == [likeliest]
+        penalised.note(likeliest)
+        if gap < 1.9:
+            assert sampler().sample(LOGITS[None].clone(), [penalised]) == [second]
+    often = choice(frequency_penalty=2.0)
+    for _ in range(10):
+        often.note(likeliest)
+    rows = [often, choice()]
+    assert sampler().sample(LOGITS.repeat(2, 1), rows) == [second, likeliest]
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_frequencies_follow_the_softmax_at_a_temperature(sampler: MakeSampler, temperature: float) -> None:
     expected = torch.softmax(LOGITS / temperature, dim=0)
