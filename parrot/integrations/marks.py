@@ -4,7 +4,7 @@ A mark is a short text between two private-use characters, with a tag that is it
 `str.join`, f-strings and messages carry it along like any other text, so whatever consumes a text can be told
 what it consists of:
 
-    "Combine: " + ⟨a7:0⟩ + "\n" + ⟨a7:1⟩      →      ["Combine: ", meaning 0, "\\n", meaning 1]
+    "Combine: " + ⟨a7:0⟩ + "\n" + ⟨a7:1⟩      →      ["Combine: ", meaning 0, "\n", meaning 1]
 """
 
 import re

@@ -207,7 +207,11 @@ class Run:
 async def _submit(session: Session, call: ChatCall) -> SemanticVariable[Any]:
     given: dict[str, str | SemanticVariable[Any]] = {}
     for name, value in call.prompt.arguments.items():
-        given[name] = value if isinstance(value, str) else await asyncio.wrap_future(value)
+        if isinstance(value, str):
+            given[name] = value
+        else:
+            known: asyncio.Future[SemanticVariable[Any]] = asyncio.wrap_future(value)
+            given[name] = await known
     variable: SemanticVariable[Any] = session.call(call.function(), **given)
     return variable
 

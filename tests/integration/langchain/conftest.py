@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from langchain_service import TEXT_KEYED, scripted_service
+from scripted_service import TEXT_KEYED, scripted_service
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ import pytest
 pytest.importorskip("langchain_openai", reason="needs the extra langchain: nox -s langchain")
 pytest.importorskip("langchain_tests", reason="needs langchain-tests: nox -s langchain")
 
-from langchain_service import scripted_service
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
+from scripted_service import scripted_service
 
 from parrot.engine.scripted_config import ScriptedAnswer, ScriptedConfig
 from parrot.integrations.langchain import ChatParrot

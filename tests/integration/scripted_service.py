@@ -1,4 +1,4 @@
-"""A service on a socket, in a thread of its own, for clients that block."""
+"""A service with a scripted engine on a socket, in a thread of its own, for clients that block."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
