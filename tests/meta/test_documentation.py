@@ -69,7 +69,7 @@ def test_commands_that_take_too_long_are_at_least_commands() -> None:
         for block in blocks(page):
             if block.language != "sh" or block.not_run is None:
                 continue
-            for line in block.code.replace("\\\n", " ").splitlines():
+            for line in re.split(r"\n|&&", block.code.replace("\\\n", " ")):
                 words = shlex.split(line, comments=True)
                 if words[:1] != ["parrot"]:
                     continue
