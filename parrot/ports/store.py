@@ -6,9 +6,9 @@
   counted.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from parrot.types.events import Event
 from parrot.types.ids import SessionId, TenantId
@@ -48,6 +48,26 @@ class AppendOutcome:
     """Set when the batch carried a key that is known: then nothing at all was appended."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedSession:
+    """What is known of a session after its end."""
+
+    session_id: SessionId
+    tenant_id: TenantId
+    reason: Literal["deleted", "expired"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreUsage:
+    """What the store holds, and what it has room for."""
+
+    bytes_of: Mapping[TenantId, int]
+    """JSON text of each tenant's events that are kept. It goes on changing as events come and go."""
+    free_bytes: int | None
+    """Of its file system, for who is not its administrator; None when it cannot be known."""
+    total_bytes: int | None
+
+
 class Store(Protocol):
     """Where sessions survive. One service writes to a store at a time.
 
@@ -76,6 +96,14 @@ class Store(Protocol):
 
     async def load_session(self, session_id: SessionId, *, after_seq: int = 0) -> Sequence[Appended]:
         """One session's log, open or closed; empty when it is not known."""
+        ...
+
+    async def load_closed(self, limit: int) -> Sequence[ClosedSession]:
+        """The `limit` sessions that were closed last, oldest first."""
+        ...
+
+    async def usage(self) -> StoreUsage:
+        """How much each tenant's events take, and how much room there is."""
         ...
 
     async def purge(self, *, closed_before_wall_s: float) -> int:

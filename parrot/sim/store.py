@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 
-from parrot.ports.store import Appended, AppendOutcome, IdempotentReply
+from parrot.ports.store import Appended, AppendOutcome, ClosedSession, IdempotentReply, StoreUsage
 from parrot.types.events import Event, SessionClosed
 from parrot.types.ids import SessionId, TenantId
 
@@ -48,6 +48,15 @@ class ForgetfulStore:
         """Nothing: events are not kept."""
         del session_id, after_seq
         return ()
+
+    async def load_closed(self, limit: int) -> Sequence[ClosedSession]:
+        """None: what is closed is forgotten."""
+        del limit
+        return ()
+
+    async def usage(self) -> StoreUsage:
+        """Nothing is kept, so nothing is used."""
+        return StoreUsage(bytes_of={}, free_bytes=None, total_bytes=None)
 
     async def purge(self, *, closed_before_wall_s: float) -> int:
         """Nothing is there to be forgotten."""

@@ -41,6 +41,10 @@ class Database(Protocol):
         """The error for content that cannot be trusted, with the way out."""
         ...
 
+    def room(self) -> tuple[int, int] | None:
+        """Free bytes and all bytes of the file system it is on; None when that cannot be known."""
+        ...
+
     def interrupt(self) -> None:
         """Have a `write` that waits for its database give up. Thread-safe."""
         ...

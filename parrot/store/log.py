@@ -10,19 +10,21 @@ ever leaves a connection in the middle of an answer; reading goes beside it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from parrot.errors import StoreError
-from parrot.ports.store import Appended, AppendOutcome, IdempotentReply
+from parrot.ports.store import Appended, AppendOutcome, ClosedSession, IdempotentReply, StoreUsage
 from parrot.store.database import Database
 from parrot.store.schema import EVENTS, REPLIES, SESSIONS
-from parrot.store.transaction import Append, purge_one, reply_of, write_appends
+from parrot.store.transaction import Append, Growth, closed_sessions, purge_one, reply_of, write_appends
 from parrot.types.events import Event
 from parrot.types.ids import SessionId, TenantId
 from parrot.wire.events import decode_event
@@ -46,6 +48,8 @@ class LogStore:
         self._filled = asyncio.Event()
         self._closing = False
         self._unsafe: StoreError | None = None
+        self._bytes_of: Growth | None = None
+        """What each tenant's events take; None until it is asked for."""
         self._writer = asyncio.create_task(self._write_queue(), name="store writer")
 
     async def append(
@@ -87,9 +91,33 @@ class LogStore:
     async def purge(self, *, closed_before_wall_s: float) -> int:
         """See `Store.purge`. Each session is a transaction, so that appends get their turn in between."""
         num_purged = 0
-        while await self._write(lambda connection: purge_one(connection, closed_before_wall_s)):
+        while True:
+            freed = await self._write(lambda connection: purge_one(connection, closed_before_wall_s))
+            if freed is None:
+                return num_purged
             num_purged += 1
-        return num_purged
+            self._grow(freed)
+
+    async def load_closed(self, limit: int) -> Sequence[ClosedSession]:
+        """See `Store.load_closed`."""
+        with self._decoding():
+            return await self._read(lambda connection: closed_sessions(connection, limit))
+
+    async def usage(self) -> StoreUsage:
+        """See `Store.usage`. What is stored is summed up once, between two commits, and then followed."""
+        if self._bytes_of is None:
+            size = func.sum(SESSIONS.c.num_bytes)
+            query = select(SESSIONS.c.tenant_id, size).where(SESSIONS.c.purged.is_(False))
+            query = query.group_by(SESSIONS.c.tenant_id)
+            rows = await self._write(lambda connection: connection.execute(query).all())
+            self._bytes_of = Counter({TenantId(tenant_id): int(total) for tenant_id, total in rows})
+        room = await asyncio.to_thread(self._database.room)
+        free, total = room if room is not None else (None, None)
+        return StoreUsage(bytes_of=self._bytes_of, free_bytes=free, total_bytes=total)
+
+    def _grow(self, growth: Growth) -> None:
+        if self._bytes_of is not None:
+            self._bytes_of.update(growth)
 
     async def close(self) -> None:
         """See `Store.close`."""
@@ -118,7 +146,8 @@ class LogStore:
         error: Exception = StoreError(f"the writer of the store {self._database.name} was stopped")
         results: Sequence[AppendOutcome | Exception] = ()
         try:
-            results = await self._write(lambda connection: write_appends(connection, appends))
+            results, growth = await self._write(lambda connection: write_appends(connection, appends))
+            self._grow(growth)
         except StoreError as failure:
             error = failure
         finally:
@@ -148,11 +177,16 @@ class LogStore:
     def _load(self, connection: Connection, *, number: int, after_seq: int = 0) -> tuple[Appended, ...]:
         query = select(EVENTS.c.seq, EVENTS.c.name, EVENTS.c.body)
         query = query.where(EVENTS.c.session_no == number, EVENTS.c.seq > after_seq).order_by(EVENTS.c.seq)
-        try:
+        with self._decoding():
             return tuple(
                 Appended(seq=row.seq, event=decode_event(row.name, row.body))
                 for row in connection.execute(query)
             )
+
+    @contextmanager
+    def _decoding(self) -> Iterator[None]:
+        try:
+            yield
         except LookupError as error:
             raise StoreError(f"the store {self._database.name}: {error}", code="store_newer") from error
         except ValueError as error:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 
 from parrot.errors import StoreError
-from parrot.ports.store import Appended, AppendOutcome, IdempotentReply
+from parrot.ports.store import Appended, AppendOutcome, ClosedSession, IdempotentReply, StoreUsage
 from parrot.store.ledger import Ledger
 from parrot.types.events import Event, SessionClosed, SessionOpened
 from parrot.types.ids import SessionId, TenantId
@@ -59,6 +59,23 @@ class MemoryStore:
         """See `Store.load_session`."""
         self._check_open()
         return tuple(item for item in self._logs.get(session_id, ()) if item.seq > after_seq)
+
+    async def load_closed(self, limit: int) -> Sequence[ClosedSession]:
+        """See `Store.load_closed`."""
+        self._check_open()
+        return tuple(map(self._closed_session, list(self._closed)[-limit:]))
+
+    def _closed_session(self, session_id: SessionId) -> ClosedSession:
+        log = self._logs[session_id]
+        opening, ending = log[0].event, log[-1].event
+        if not (isinstance(opening, SessionOpened) and isinstance(ending, SessionClosed)):
+            raise StoreError("a closed session's log has no ends", code="store_corrupt")
+        return ClosedSession(session_id=session_id, tenant_id=opening.tenant_id, reason=ending.reason)
+
+    async def usage(self) -> StoreUsage:
+        """See `Store.usage`: nothing is counted, as memory is the program's own."""
+        self._check_open()
+        return StoreUsage(bytes_of={}, free_bytes=None, total_bytes=None)
 
     async def purge(self, *, closed_before_wall_s: float) -> int:
         """See `Store.purge`."""

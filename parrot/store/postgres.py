@@ -133,6 +133,10 @@ class PostgresDatabase:
             code="store_corrupt",
         )
 
+    def room(self) -> tuple[int, int] | None:
+        """See `Database.room`: the server does not tell."""
+        return None
+
     def interrupt(self) -> None:
         """See `Database.interrupt`."""
         self._given_up.set()

@@ -9,9 +9,9 @@ sessions ──< events          the log itself: one row an event, numbered with
 claim                        one row: how often the store was opened, so that who was replaced notices
 """
 
-from sqlalchemy import Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, Table, Text
 
-HEAD = "0002"
+HEAD = "0003"
 """The migration that builds this schema."""
 APPLICATION_ID = 0x50525254
 """`PRRT`: marks an SQLite file as one of ours (`PRAGMA application_id`), and the lock on a
@@ -27,6 +27,8 @@ SESSIONS = Table(
     Column("last_seq", Integer, nullable=False),
     Column("closed_wall_s", Float),
     Column("purged", Boolean, nullable=False),
+    Column("tenant_id", Text, nullable=False, server_default=""),
+    Column("num_bytes", BigInteger, nullable=False, server_default="0"),
     Index("sessions_by_close", "purged", "closed_wall_s"),
 )
 

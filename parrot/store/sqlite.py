@@ -1,5 +1,6 @@
 """The log's database in an SQLite file, in WAL mode."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -44,6 +45,12 @@ class SqliteDatabase:
     def damaged(self, finding: str) -> StoreError:
         """See `Database.damaged`."""
         return damaged(self._path, finding)
+
+    def room(self) -> tuple[int, int] | None:
+        """See `Database.room`."""
+        with as_store_errors(self._path):
+            told = os.statvfs(self._path)
+        return told.f_bavail * told.f_frsize, told.f_blocks * told.f_frsize
 
     def interrupt(self) -> None:
         """See `Database.interrupt`; nothing here waits longer than `busy_timeout_s`."""

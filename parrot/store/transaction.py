@@ -1,21 +1,24 @@
 """What happens inside one write transaction: several appends, each whole or not at all."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Column, Connection, Row, Select, bindparam, delete, func, insert, select, update
 
-from parrot.ports.store import AppendOutcome, IdempotentReply
+from parrot.ports.store import AppendOutcome, ClosedSession, IdempotentReply
 from parrot.store.ledger import Ledger, fenced_calls, resolved_variables
 from parrot.store.schema import ATTEMPTS, EVENTS, REPLIES, RESOLUTIONS, SESSIONS
 from parrot.types.events import CallPlaced, Event, SessionClosed, SessionOpened, VariableFailed, VariableReady
 from parrot.types.ids import CallId, SessionId, TenantId
-from parrot.wire.events import encode_event, event_name
+from parrot.wire.events import decode_event, encode_event, event_name
 
 MAX_IN = 10_000
 """Values in one IN list; SQLite allows about three times as many, PostgreSQL six."""
 
 ReplyKey = tuple[str, str, str]
+Growth = Counter[TenantId]
+"""Bytes of events that came, or with a minus went, by tenant."""
 
 
 def _select_in(column: Column[str]) -> Select[tuple[object, ...]]:
@@ -40,7 +43,7 @@ _INSERT_REPLY = insert(REPLIES)
 _SET_LAST_SEQ = (
     update(SESSIONS)
     .where(SESSIONS.c.session_no == bindparam("number"))
-    .values(last_seq=bindparam("last_seq"))
+    .values(last_seq=bindparam("last_seq"), num_bytes=SESSIONS.c.num_bytes + bindparam("more_bytes"))
 )
 _SET_CLOSED = (
     update(SESSIONS)
@@ -65,8 +68,11 @@ class Append:
         return cls(events=tuple(events), texts=texts, idempotent=idempotent)
 
 
-def write_appends(connection: Connection, appends: Sequence[Append]) -> list[AppendOutcome | ValueError]:
-    """Write all `appends` in order within the connection's transaction.
+def write_appends(
+    connection: Connection, appends: Sequence[Append]
+) -> tuple[list[AppendOutcome | ValueError], Growth]:
+    """Write all `appends` in order within the connection's transaction. Gives their outcomes, and what they
+    added.
 
     An append whose events do not fit the log gets a `ValueError` in place of its outcome and leaves nothing.
     The tables' keys are unique, so a second writer could at worst fail, never win a second time.
@@ -78,8 +84,7 @@ def write_appends(connection: Connection, appends: Sequence[Append]) -> list[App
             outcomes.append(batch.add(append))
         except ValueError as error:
             outcomes.append(error)
-    batch.write()
-    return outcomes
+    return outcomes, batch.write()
 
 
 class _Batch:
@@ -90,6 +95,9 @@ class _Batch:
         events = [event for append in appends for event in append.events]
         sessions = _matching(connection, _FIND_SESSIONS, {event.session_id for event in events})
         self._numbers = {SessionId(row.session_id): int(row.session_no) for row in sessions}
+        self._owners = {SessionId(row.session_id): TenantId(row.tenant_id) for row in sessions}
+        self._sizes: Counter[SessionId] = Counter()
+        """Bytes of the events that the batch adds to each session."""
         attempts = _matching(connection, _FIND_ATTEMPTS, fenced_calls(events))
         resolved = _matching(connection, _FIND_RESOLUTIONS, resolved_variables(events))
         self._ledger = Ledger(
@@ -133,14 +141,19 @@ class _Batch:
             )
         return outcome
 
-    def write(self) -> None:
-        """Send the rows to the database."""
+    def write(self) -> Growth:
+        """Send the rows to the database; gives what they add."""
         rows = self._rows
         opened = {row["session_id"] for row in rows["sessions"]}
         for row in rows["sessions"]:
-            row["last_seq"] = self._ledger.last_seqs[SessionId(str(row["session_id"]))]
+            session_id = SessionId(str(row["session_id"]))
+            row["last_seq"], row["num_bytes"] = self._ledger.last_seqs[session_id], self._sizes[session_id]
         grown = [
-            {"number": self._numbers[session_id], "last_seq": self._ledger.last_seqs[session_id]}
+            {
+                "number": self._numbers[session_id],
+                "last_seq": self._ledger.last_seqs[session_id],
+                "more_bytes": self._sizes[session_id],
+            }
             for session_id in self._touched - opened
         ]
         latest = self._ledger.attempts
@@ -166,13 +179,26 @@ class _Batch:
         ):
             if parameters:
                 self._connection.execute(statement, parameters)
+        growth: Growth = Counter()
+        for session_id, size in self._sizes.items():
+            growth[self._owners[session_id]] += size
+        return growth
 
     def _add_event(self, event: Event, seq: int, text: str) -> None:
         rows = self._rows
         self._touched.add(event.session_id)
+        self._sizes[event.session_id] += len(text) if text.isascii() else len(text.encode())
         if isinstance(event, SessionOpened):
             number = self._numbers[event.session_id] = self._fresh_number()
-            rows["sessions"].append({"session_no": number, "session_id": event.session_id, "purged": False})
+            self._owners[event.session_id] = event.tenant_id
+            rows["sessions"].append(
+                {
+                    "session_no": number,
+                    "session_id": event.session_id,
+                    "purged": False,
+                    "tenant_id": event.tenant_id,
+                }
+            )
         number = self._numbers[event.session_id]
         rows["events"].append({"session_no": number, "seq": seq, "name": event_name(event), "body": text})
         match event:
@@ -194,22 +220,52 @@ class _Batch:
         return number
 
 
-def purge_one(connection: Connection, closed_before_wall_s: float) -> bool:
-    """Empty one log that was closed before a time, but for its two ends; False when there is none left."""
+def closed_sessions(connection: Connection, limit: int) -> tuple[ClosedSession, ...]:
+    """The sessions that were closed last, oldest first."""
+    latest = (
+        select(SESSIONS.c.session_no, SESSIONS.c.session_id, SESSIONS.c.tenant_id, SESSIONS.c.closed_wall_s)
+        .where(SESSIONS.c.closed_wall_s.is_not(None))
+        .order_by(SESSIONS.c.closed_wall_s.desc())
+        .limit(limit)
+        .subquery()
+    )
+    query = (
+        select(latest.c.session_id, latest.c.tenant_id, EVENTS.c.name, EVENTS.c.body)
+        .join(EVENTS, (EVENTS.c.session_no == latest.c.session_no) & (EVENTS.c.name == "session_closed"))
+        .order_by(latest.c.closed_wall_s, latest.c.session_no)
+    )
+    found: list[ClosedSession] = []
+    for row in connection.execute(query):
+        event = decode_event(row.name, row.body)
+        if isinstance(event, SessionClosed):
+            found.append(
+                ClosedSession(
+                    session_id=SessionId(row.session_id),
+                    tenant_id=TenantId(row.tenant_id),
+                    reason=event.reason,
+                )
+            )
+    return tuple(found)
+
+
+def purge_one(connection: Connection, closed_before_wall_s: float) -> Growth | None:
+    """Empty one log that was closed before a time, but for its two ends; None when there is none left."""
     row = connection.execute(
-        select(SESSIONS.c.session_no)
+        select(SESSIONS.c.session_no, SESSIONS.c.tenant_id, SESSIONS.c.num_bytes)
         .where(SESSIONS.c.closed_wall_s < closed_before_wall_s, SESSIONS.c.purged.is_(False))
         .limit(1)
     ).one_or_none()
     if row is None:
-        return False
+        return None
     number = row.session_no
     ends = ("session_opened", "session_closed")
     connection.execute(delete(EVENTS).where(EVENTS.c.session_no == number, EVENTS.c.name.not_in(ends)))
     for table in (RESOLUTIONS, ATTEMPTS, REPLIES):
         connection.execute(delete(table).where(table.c.session_no == number))
-    connection.execute(update(SESSIONS).where(SESSIONS.c.session_no == number).values(purged=True))
-    return True
+    connection.execute(
+        update(SESSIONS).where(SESSIONS.c.session_no == number).values(purged=True, num_bytes=0)
+    )
+    return Counter({TenantId(row.tenant_id): -int(row.num_bytes)})
 
 
 def reply_of(row: Row[tuple[object, ...]]) -> IdempotentReply:

@@ -248,6 +248,17 @@ class StoreContract:
             [opened("a")],
         ]
 
+    async def test_what_was_closed_is_known_afterwards(self, store: Store) -> None:
+        for number, session in enumerate("abcd"):
+            await store.append([opened(session)])
+            if session != "d":
+                await store.append([closed(session, wall_s=10.0 - number)])
+        await store.purge(closed_before_wall_s=9.5)
+        told = await store.load_closed(10)
+        assert {(each.tenant_id, each.reason) for each in told} == {(DEFAULT_TENANT, "deleted")}
+        assert {each.session_id for each in told} == {"a", "b", "c"}
+        assert len(await store.load_closed(2)) == 2
+
     async def test_purge_keeps_the_ends_of_long_closed_sessions(self, store: Store) -> None:
         await store.append([opened("a"), placed(1), ready(1), closed("a", 10.0)], idempotent=reply())
         await store.append([opened("b"), given_value("1", "b"), closed("b", 20.0)], idempotent=reply("l"))

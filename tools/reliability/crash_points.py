@@ -17,7 +17,7 @@ from typing import Any
 
 from parrot.core.service import Service
 from parrot.ports.engine import Engine, GenerateChunk, GenerateRequest, Progress, StartEngine
-from parrot.ports.store import Appended, AppendOutcome, IdempotentReply, Store
+from parrot.ports.store import Appended, AppendOutcome, ClosedSession, IdempotentReply, Store, StoreUsage
 from parrot.types.events import Event
 from parrot.types.ids import SessionId, TenantId
 from parrot.wire.events import event_name
@@ -111,6 +111,14 @@ class CrashingStore:
     async def load_session(self, session_id: SessionId, *, after_seq: int = 0) -> Sequence[Appended]:
         """See `Store.load_session`."""
         return await self._store.load_session(session_id, after_seq=after_seq)
+
+    async def load_closed(self, limit: int) -> Sequence[ClosedSession]:
+        """See `Store.load_closed`."""
+        return await self._store.load_closed(limit)
+
+    async def usage(self) -> StoreUsage:
+        """See `Store.usage`."""
+        return await self._store.usage()
 
     async def purge(self, *, closed_before_wall_s: float) -> int:
         """See `Store.purge`."""

@@ -195,7 +195,11 @@ class Keeper:
     # ── recovery and the sweep ──────────────────────────────────────────────────────────────────────────────
 
     async def recover(self) -> None:
-        """Rebuild every open session, and have its unfinished calls run; read the registered functions."""
+        """Rebuild every open session, and have its unfinished calls run; read the registered functions, and
+        which sessions were closed.
+        """
+        for closed in await self._store.load_closed(MAX_TOMBSTONES):
+            self._tombstones[closed.session_id] = (closed.tenant_id, closed.reason)
         async for log in self._store.load_open():
             if is_log(log):
                 self._runtime.functions.replay(log)

@@ -195,6 +195,27 @@ async def test_a_store_of_the_first_schema_is_brought_to_this_one(path: Path) ->
     assert await events_in(path) == [OPENED, value_set("one")]
 
 
+async def test_a_migration_finds_whose_each_session_is_and_what_it_takes(path: Path) -> None:
+    await fill(path, "x" * 1000)
+    store = await open_store(StoreConfig(path=path))
+    before = dict((await store.usage()).bytes_of)
+    await store.close()
+    _to_first_schema(path)
+    store = await open_store(StoreConfig(path=path))
+    assert (await store.usage()).bytes_of == before
+    assert before[OPENED.tenant_id] > 1000
+    await store.close()
+
+
+async def test_the_room_on_its_disk_is_known(path: Path) -> None:
+    store = await open_store(StoreConfig(path=path))
+    usage = await store.usage()
+    await store.close()
+    assert usage.free_bytes is not None
+    assert usage.total_bytes is not None
+    assert 0 < usage.free_bytes < usage.total_bytes
+
+
 KILLED_IN_MIGRATION = """
 import asyncio, os, signal, sys
 from pathlib import Path
@@ -210,7 +231,7 @@ asyncio.run(open_store(StoreConfig(path=Path(sys.argv[1]))))
 """
 
 
-@pytest.mark.parametrize("instant", ["INSERT INTO claim", "UPDATE alembic_version"])
+@pytest.mark.parametrize("instant", ["INSERT INTO claim", "UPDATE sessions", "UPDATE alembic_version"])
 async def test_a_migration_that_was_killed_is_done_again(path: Path, instant: str) -> None:
     await fill(path, "one")
     _to_first_schema(path)
@@ -371,6 +392,8 @@ def test_migrations_build_exactly_the_schema(tmp_path: Path) -> None:
 
 
 def _to_first_schema(path: Path) -> None:
+    _execute(path, "ALTER TABLE sessions DROP COLUMN tenant_id")
+    _execute(path, "ALTER TABLE sessions DROP COLUMN num_bytes")
     _execute(path, "DROP TABLE claim")
     _execute(path, "UPDATE alembic_version SET version_num = '0001'")
 
