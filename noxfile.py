@@ -1,6 +1,7 @@
 """Sessions that need an environment of their own: clients whose dependencies do not go together.
 
 `nox -s openai2 openai3` tests the OpenAI-compatible routes with both generations of OpenAI's SDK.
+`nox -s open_responses` holds responses and their events against the Open Responses specification.
 `nox -s langchain` tests the LangChain integration, LangChain's own suites among the tests.
 `nox -s dspy llama_index pydantic_ai crewai openai_agents team` runs the programs of docs/how-to that use
 these frameworks through the OpenAI-compatible routes, each against a service of its own. A framework that
@@ -15,6 +16,7 @@ nox.options.default_venv_backend = "venv"
 nox.options.sessions = [
     "openai2",
     "openai3",
+    "open_responses",
     "langchain",
     "dspy",
     "llama_index",
@@ -46,6 +48,16 @@ def openai2(session: nox.Session) -> None:
 def openai3(session: nox.Session) -> None:
     """The SDK's third generation."""
     _openai(session, "3.54")
+
+
+@nox.session
+def open_responses(session: nox.Session) -> None:
+    """The schemas of the Open Responses specification."""
+    session.install("-c", "constraints.txt", "-e", ".", *PYTEST)
+    session.install("openresponses-types>=2.4,<3")
+    session.run(
+        "python", "-m", "pytest", "tests/integration/openai_face/test_open_responses.py", *session.posargs
+    )
 
 
 @nox.session

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from parrot.core.precedence import URGENCY_S
-from parrot.core.sessions import PartOf
+from parrot.core.sessions import ALONE, PartOf
 from parrot.server.openai.bodies import HintedBody
 from parrot.types.objective import Objective
 from parrot.wire.requests import MAX_LABEL_CHARS
@@ -31,17 +31,18 @@ _TIMES_S = {"30m": 1800.0, "12h": 43_200.0, "24h": 86_400.0}
 
 
 def part_of(body: HintedBody) -> PartOf:
-    """What a body says."""
+    """What a body says; `ALONE` when that is nothing."""
     metadata = body.metadata or {}
     named = next((metadata[key] for key in _APPLICATION_KEYS if metadata.get(key)), None)
     parrot = body.parrot
-    return PartOf(
+    part = PartOf(
         application=_label(parrot.application if parrot is not None and parrot.application else named),
         prefix=_label(body.prompt_cache_key),
         group=_label(parrot.group if parrot is not None else None),
         urgency_s=urgency_s(body),
         keep_s=_keep_s(body),
     )
+    return ALONE if part == ALONE else part
 
 
 def with_headers(part: PartOf, headers: Mapping[str, str]) -> PartOf:
