@@ -112,10 +112,19 @@ class PrefixIndex:
 
     def add(self, engine_id: EngineId, key: PrefixKey, ref: ContextRef) -> None:
         """Note that a context holds, or will hold, the prefix `key` in its first tokens."""
-        contexts = self._holders.setdefault(key, {}).setdefault(engine_id, {})
-        if ref.context_id not in contexts:
-            self._keys.setdefault(engine_id, {}).setdefault(ref.context_id, []).append(key)
-        contexts[ref.context_id] = ref.num_tokens
+        self.note(engine_id, key, ref.context_id, ref.num_tokens)
+
+    def note(self, engine_id: EngineId, key: PrefixKey, context_id: ContextId, num_tokens: int) -> None:
+        """As `add`, of a context's first `num_tokens`."""
+        holders = self._holders.get(key)
+        if holders is None:
+            holders = self._holders[key] = {}
+        contexts = holders.get(engine_id)
+        if contexts is None:
+            contexts = holders[engine_id] = {}
+        if context_id not in contexts:
+            self._keys.setdefault(engine_id, {}).setdefault(context_id, []).append(key)
+        contexts[context_id] = num_tokens
 
     def drop(self, engine_id: EngineId, context_id: ContextId) -> None:
         """Forget a context."""
@@ -131,7 +140,7 @@ class PrefixIndex:
     def longest(self, engine_id: EngineId, keys: Sequence[PrefixKey]) -> Match | None:
         """The longest of `keys` (shortest first) that an engine holds; of several contexts the oldest."""
         for boundary in range(len(keys) - 1, -1, -1):
-            contexts = self._holders.get(keys[boundary], {}).get(engine_id)
+            contexts = self._holders.get(keys[boundary], _NOBODY).get(engine_id)
             if contexts:
                 context_id, num_tokens = next(iter(contexts.items()))
                 return Match(boundary=boundary, ref=ContextRef(context_id=context_id, num_tokens=num_tokens))

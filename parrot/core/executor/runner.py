@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from parrot.core.executor.fleet import Member
 from parrot.core.executor.runtime import Runtime
@@ -26,7 +27,7 @@ NUL_STANDS_AS = "\ufffd"
 hold it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Generated:
     """One output as it came out of an engine."""
 
@@ -35,7 +36,7 @@ class Generated:
     end: GenerateEnd
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Resolved:
     """An output's value, ready to be handed on."""
 
@@ -119,8 +120,10 @@ class Attempt:
                 self._note_prefix(part.key, context_id, generated.end.num_tokens)
             carry, parent = (), None
             self._filled = generated.end.num_tokens
-            keys = self._note_blocks(context_id, token_ids + generated.token_ids, generated.end)
-            is_part = self._session.part_of != ALONE or self._prompt.marks
+            keys = self._keys
+            if self._prompt.block_root is not None:
+                keys = self._note_blocks(context_id, token_ids + generated.token_ids, generated.end)
+            is_part = self._session.part_of is not ALONE or self._prompt.marks
             if is_part and self._record.held is None:
                 self._record.held = Held(prompt=self._prompt, keys=keys)
             if not generated.end.exact:
@@ -138,21 +141,23 @@ class Attempt:
             return await self._request(part, self._contexts[-1], token_ids, None)
         if parent is not None:
             return await self._request(part, self._new_context(), token_ids, parent)
+        engine_id = self._member.engine_id
         for _ in range(MAX_FORK_TRIES):
-            match = self._index.longest(self._member.engine_id, self._keys)
+            match = self._index.longest(engine_id, self._keys)
             shared = match.ref.num_tokens if match else 0
             context_id = self._new_context()
             # Of many blocks only the new ones: the context that holds the others lives as long as this one.
             first = match.boundary + 1 if match and self._prompt.block_root is not None else 0
-            for key, length in zip(self._keys[first:], self._lengths[first:], strict=True):
-                self._note_prefix(key, context_id, length)
+            if self._member.engine is self._engine:
+                for index in range(first, len(self._keys)):
+                    self._index.note(engine_id, self._keys[index], context_id, self._lengths[index])
             self._note_shared(match)
             try:
                 return await self._request(part, context_id, token_ids[shared:], match.ref if match else None)
             except EngineError as error:
                 if error.code != "context_gone" or match is None:
                     raise
-                self._index.drop(self._member.engine_id, match.ref.context_id)
+                self._index.drop(engine_id, match.ref.context_id)
                 await self._free(retain=False)
         self._note_shared(None)
         return await self._request(part, self._new_context(), token_ids, None)
@@ -180,28 +185,36 @@ class Attempt:
         told = self._record.outputs[variable_id] = OutputRecord()
         texts: list[str] = []
         as_generated = True
-        generated: list[int] = []
+        pieces: list[tuple[int, ...]] = []
+        num_tokens = 0
         if live:
             ahead.begin(self._session, variable_id, self._member, self._engine)
         async with aclosing(self._engine.generate(request)) as chunks:
             async for chunk in chunks:
-                self._note_first_token()
+                if self._record.first_token_at is None:
+                    self._note_first_token()
                 ahead.feed(variable_id, chunk.token_ids)
-                text = chunk.text.replace("\x00", NUL_STANDS_AS)
-                as_generated = as_generated and text == chunk.text
-                texts.append(text)
-                generated.extend(chunk.token_ids)
-                told.num_tokens = len(generated)
-                told.logprobs.extend(chunk.logprobs or ())
-                if live and text:
-                    self._runtime.live.append(variable_id, text)
-                    self._runtime.bells.ring(variable_id)
+                text = chunk.text
+                if "\x00" in text:
+                    text, as_generated = text.replace("\x00", NUL_STANDS_AS), False
+                pieces.append(chunk.token_ids)
+                num_tokens += len(chunk.token_ids)
+                told.num_tokens = num_tokens
+                if chunk.logprobs:
+                    told.logprobs.extend(chunk.logprobs)
+                if text:
+                    texts.append(text)
+                    if live:
+                        self._runtime.live.append(variable_id, text)
+                        self._runtime.bells.ring(variable_id)
                 if chunk.end is not None:
-                    self._record.num_output_tokens += len(generated)
-                    end = replace(chunk.end, exact=chunk.end.exact and as_generated)
+                    self._record.num_output_tokens += num_tokens
+                    end = chunk.end if as_generated else replace(chunk.end, exact=False)
                     told.finish_reason = end.reason
                     ahead.end(variable_id, exact=end.exact)
-                    return Generated(text="".join(texts), token_ids=tuple(generated), end=end)
+                    return Generated(
+                        text="".join(texts), token_ids=tuple(chain.from_iterable(pieces)), end=end
+                    )
         raise EngineError("the engine ended an output without saying how", code="engine_bad_output")
 
     async def _transform(self, part: PromptPart, generated: Generated) -> Resolved:
@@ -227,19 +240,18 @@ class Attempt:
         return self._model.tokenizer.encode(self._session.raw_texts.get(variable_id, variable.value or ""))
 
     def _note_first_token(self) -> None:
+        self._record.first_token_at = self._runtime.clock.wall_s()
         self._on_first_token()
-        if self._record.first_token_at is None:
-            self._record.first_token_at = self._runtime.clock.wall_s()
-            if self._session.silent:
-                return
-            self._runtime.journal.tell(
-                CallStarted(
-                    session_id=self._session.session_id,
-                    call_id=self._record.call_id,
-                    attempt=self._number,
-                    wall_s=self._record.first_token_at,
-                )
+        if self._session.silent:
+            return
+        self._runtime.journal.tell(
+            CallStarted(
+                session_id=self._session.session_id,
+                call_id=self._record.call_id,
+                attempt=self._number,
+                wall_s=self._record.first_token_at,
             )
+        )
 
     def _note_shared(self, match: Match | None) -> None:
         """What of the prompt is there already, and what of that was filled ahead."""
@@ -254,8 +266,7 @@ class Attempt:
     def _note_prefix(self, key: PrefixKey, context_id: ContextId, num_tokens: int) -> None:
         """Let others fork here, unless the engine is gone: nobody would take the note back."""
         if self._member.engine is self._engine:
-            ref = ContextRef(context_id=context_id, num_tokens=num_tokens)
-            self._index.add(self._member.engine_id, key, ref)
+            self._index.note(self._member.engine_id, key, context_id, num_tokens)
 
     def _note_blocks(
         self, context_id: ContextId, token_ids: tuple[int, ...], end: GenerateEnd
