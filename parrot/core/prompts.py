@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from threading import Lock
 
 from parrot.core.prefixes import (
@@ -211,15 +212,22 @@ def write_leading(
     tenant_id: TenantId,
     salt: str,
     cache: TokenCache,
+    so_far: Leading | None = None,
 ) -> Leading:
-    """The beginning of a prompt, up to the first input that is pending; arguments as of `write_prompt`."""
+    """The beginning of a prompt, up to the first input that is pending; arguments as of `write_prompt`.
+    `so_far` is what this gave before, when fewer inputs were there: it is gone on from.
+    """
     chain = _Chain(program, model, tenant_id, salt)
     key = chain.first
     token_ids = list(model.tokenizer.bos_ids) if program.add_bos else []
     keys: list[PrefixKey] = []
     lengths: list[int] = []
+    if so_far is not None and so_far.keys:
+        key, token_ids = so_far.keys[-1], list(so_far.token_ids)
+        keys, lengths = list(so_far.keys), list(so_far.lengths)
+        chain.skip(program.segments[: len(keys)])
     missing: VariableId | None = None
-    for segment in program.segments:
+    for segment in islice(program.segments, len(keys), None):
         key = chain.enter(segment, key)
         if isinstance(segment, OutputSegment):
             break
@@ -292,6 +300,10 @@ class _Chain:
             return key
         self._in_public = False
         return owned_key(key, self.own)
+
+    def skip(self, segments: Sequence[Segment]) -> None:
+        """The prompt is gone on with after these, its first ones."""
+        self._in_public = self._in_public and all(map(_is_shared, segments))
 
 
 def _is_shared(segment: Segment) -> bool:

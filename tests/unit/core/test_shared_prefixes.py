@@ -142,6 +142,42 @@ def test_what_is_known_of_a_prompt_ahead_has_the_same_keys_as_the_prompt() -> No
     assert leading.key == whole.keys[len(leading.keys) - 1]
 
 
+@pytest.mark.parametrize("start", [PUBLISHED, "Not published. "])
+def test_a_beginning_that_is_gone_on_with_is_as_if_written_at_once(start: str) -> None:
+    names = [f"x{number}" for number in range(4)]
+    template = start + " and ".join(f"{{{{{name}}}}}" for name in names) + " Say {{out}}"
+    parameters: dict[str, object] = {name: {"value": name} for name in names}
+    spec = CallSpec.model_validate(
+        {"template": template, "parameters": {**parameters, "out": {"output": {}}}}
+    )
+    variables = {name: VariableId(name) for name in (*names, "out")}
+    program = lower(
+        check_call(spec, Limits()),
+        inputs=variables,
+        outputs=variables,
+        model="m",
+        tokenizer=MODEL.tokenizer,
+        published=(PUBLISHED,),
+    )
+    ready: set[str] = set()
+
+    def value(variable_id: VariableId) -> Variable:
+        if variable_id in ready:
+            return Variable(variable_id=variable_id, state="ready", value=f"the value of {variable_id}")
+        return Variable(variable_id=variable_id, state="pending")
+
+    leading = None
+    for count in range(len(names) + 1):
+        ready.update(names[:count])
+        at_once = write_leading(program, MODEL, value, tenant_id=A, salt="s", cache=TokenCache())
+        leading = write_leading(
+            program, MODEL, value, tenant_id=A, salt="s", cache=TokenCache(), so_far=leading
+        )
+        assert leading == at_once
+    assert leading is not None
+    assert leading.missing is None
+
+
 def test_without_structure_whole_blocks_of_a_published_text_are_shared() -> None:
     program = program_of(template="{{x}}{{out}}", opaque=True)
     mine, yours = (
