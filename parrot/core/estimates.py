@@ -4,7 +4,7 @@ A **semantic function** is recognised by its template: calls whose prompts diffe
 inputs have equal keys, and how long their outputs were says how long the next will be.
 """
 
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import NewType
 
 from parrot.types.ids import TenantId, VariableId
-from parrot.types.program import ConstantSegment, InputSegment, OutputSegment, Program
+from parrot.types.program import ConstantSegment, InputSegment, OutputSegment, Program, Segment
 from parrot.types.sampling import Sampling
 
 FunctionKey = NewType("FunctionKey", bytes)
@@ -27,6 +27,8 @@ WINDOW = 64
 """Outputs of one semantic function that are remembered."""
 TRUSTED_SAMPLES = 8
 """With so many outputs seen, the bound `max_tokens` no longer counts in the expectation."""
+UNLEARNT = FunctionKey(b"")
+"""Of outputs whose lengths are given; they are no function's."""
 MAX_FUNCTIONS = 4096
 """Semantic functions that are remembered; the least recently used is forgotten first."""
 
@@ -87,7 +89,8 @@ class CallShape:
 
 def text_tokens(text: str) -> int:
     """About how many tokens a text has."""
-    return ceil(len(text.encode()) / BYTES_PER_TOKEN)
+    num_bytes = len(text) if text.isascii() else len(text.encode())
+    return -(-num_bytes // BYTES_PER_TOKEN)
 
 
 def shape_of(
@@ -98,37 +101,57 @@ def shape_of(
     An output's key is a hash over everything before it but the values of inputs, over its bound and over its
     grammar. Tenants do not learn from each other, so that none can tell by timing what another runs.
     """
-    hasher = blake2b(digest_size=16)
-
-    def note(*parts: str) -> None:
-        for part in parts:
-            data = part.encode()
-            hasher.update(len(data).to_bytes(4, "big"))
-            hasher.update(data)
-
-    note(tenant_id, program.model)
+    hasher = _ShapeHasher(tenant_id, program.model)
     constant_tokens = 0
-    inputs: Counter[VariableId] = Counter()
+    inputs: dict[VariableId, int] = {}
     outputs: list[OutputShape] = []
+    # Of outputs whose lengths are given nothing is learnt.
+    learns = any(isinstance(s, OutputSegment) and not s.sampling.ignore_eos for s in program.segments)
     for segment in program.segments:
+        if learns:
+            hasher.note(segment)
+        if isinstance(segment, ConstantSegment):
+            constant_tokens += count_tokens(segment.text)
+        elif isinstance(segment, InputSegment):
+            inputs[segment.variable_id] = inputs.get(segment.variable_id, 0) + 1
+        else:
+            outputs.append(
+                OutputShape(
+                    variable_id=segment.variable_id,
+                    function=hasher.key() if learns else UNLEARNT,
+                    sampling=segment.sampling,
+                )
+            )
+    return CallShape(constant_tokens=constant_tokens, inputs=inputs, outputs=tuple(outputs))
+
+
+class _ShapeHasher:
+    """What makes two outputs those of one semantic function."""
+
+    def __init__(self, tenant_id: TenantId, model: str) -> None:
+        self._hasher = blake2b(digest_size=16)
+        self._note(tenant_id, model)
+
+    def note(self, segment: Segment) -> None:
+        """Go on to the end of a segment."""
         match segment:
             case ConstantSegment():
-                note("constant", segment.text)
-                constant_tokens += count_tokens(segment.text)
+                self._note("constant", segment.text)
             case InputSegment():
-                note("input", segment.placeholder)
-                inputs[segment.variable_id] += 1
+                self._note("input", segment.placeholder)
             case OutputSegment():
-                note("output", segment.placeholder, str(segment.sampling.max_tokens))
-                note(segment.grammar.source if segment.grammar is not None else "")
-                outputs.append(
-                    OutputShape(
-                        variable_id=segment.variable_id,
-                        function=FunctionKey(hasher.digest()),
-                        sampling=segment.sampling,
-                    )
-                )
-    return CallShape(constant_tokens=constant_tokens, inputs=inputs, outputs=tuple(outputs))
+                self._note("output", segment.placeholder, str(segment.sampling.max_tokens))
+                self._note(segment.grammar.source if segment.grammar is not None else "")
+
+    def key(self) -> FunctionKey:
+        """Of the output that was noted last."""
+        return FunctionKey(self._hasher.digest())
+
+    def _note(self, *parts: str) -> None:
+        for part in parts:
+            data = part.encode()
+            self._hasher.update(len(data).to_bytes(4, "big"))
+            self._hasher.update(data)
 
 
 class OutputLengths:

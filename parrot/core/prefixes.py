@@ -32,6 +32,8 @@ from parrot.types.ids import ContextId, EngineId, PrefixKey, TenantId, VariableI
 
 KEY_BYTES = 16
 _NOBODY: Mapping[EngineId, dict[ContextId, int]] = {}
+SHORT_BYTES = 256
+"""Extensions of keys by so much or less are remembered for a while."""
 BLOCK_TOKENS = 32
 """Tokens between two keys of a prompt without structure."""
 
@@ -41,7 +43,7 @@ PUBLIC = TenantId("")
 
 
 @lru_cache(maxsize=1024)
-def root_key(*, salt: str, tenant_id: TenantId, model_hash: str, add_bos: bool) -> PrefixKey:
+def root_key(salt: str, tenant_id: TenantId, model_hash: str, add_bos: bool) -> PrefixKey:
     """The key of an empty prompt of one tenant, or of `PUBLIC`, on one model; `salt` is the secret."""
     framed = bytearray()
     for part in (tenant_id, model_hash, "bos" if add_bos else ""):
@@ -91,7 +93,17 @@ def block_keys(
 
 
 def _extend(before: PrefixKey, kind: bytes, data: bytes) -> PrefixKey:
-    return PrefixKey(blake2b(before + kind + data, digest_size=KEY_BYTES).digest())
+    # The beginnings of a prompt are asked for when it is submitted, looked ahead to, and written.
+    return _short_extension(before, kind, data) if len(data) <= SHORT_BYTES else _hash(before + kind + data)
+
+
+def _hash(data: bytes) -> PrefixKey:
+    return PrefixKey(blake2b(data, digest_size=KEY_BYTES).digest())
+
+
+@lru_cache(maxsize=16_384)
+def _short_extension(before: PrefixKey, kind: bytes, data: bytes) -> PrefixKey:
+    return _hash(before + kind + data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

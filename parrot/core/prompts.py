@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from threading import Lock
@@ -66,7 +67,10 @@ class Prompt:
     @property
     def max_tokens(self) -> int:
         """Tokens the context can grow to."""
-        return self.num_tokens + sum(part.output.sampling.max_tokens for part in self.parts)
+        most = self.num_tokens
+        for part in self.parts:
+            most += part.output.sampling.max_tokens
+        return most
 
 
 class TokenCache:
@@ -92,11 +96,12 @@ class TokenCache:
         whether another had sent it.
         """
         key = (tenant_id, model.model_hash, markup, text)
-        with self._lock:
-            known = self._tokens.get(key)
-            if known is not None:
+        known = self._tokens.get(key)
+        if known is not None:
+            # Another thread may have forgotten it in between; its tokens are right all the same.
+            with suppress(KeyError):
                 self._tokens.move_to_end(key)
-                return known
+            return known
         token_ids = model.tokenizer.encode(text, markup=markup)
         with self._lock:
             size = _size(text, token_ids)
@@ -138,57 +143,79 @@ def write_prompt(
     """
     chain = _Chain(program, model, tenant_id, salt)
     key = chain.first
-    pending: list[int] = list(model.tokenizer.bos_ids) if program.add_bos else []
-    num_tokens = len(pending)
+    bos_ids = model.tokenizer.bos_ids if program.add_bos else ()
+    num_tokens = len(bos_ids)
+    pending: list[tuple[int, ...]] = [bos_ids] if bos_ids else []
     keys: list[PrefixKey] = []
     lengths: list[int] = []
     ends_of_inputs: list[int] = []
     parts: list[PromptPart] = []
     for segment in program.segments:
-        key = chain.enter(segment, key)
+        if chain.in_public:
+            key = chain.enter(segment, key)
         if isinstance(segment, OutputSegment):
             key = generated_key(key, segment.variable_id)
-            parts.append(PromptPart(token_ids=tuple(pending), output=segment, key=key))
+            parts.append(PromptPart(token_ids=joined(pending), output=segment, key=key))
             pending = []
             continue
         token_ids, key = _segment_tokens(segment, key, model, values, cache, tenant_id)
-        pending.extend(token_ids)
+        pending.append(token_ids)
         num_tokens += len(token_ids)
         if not parts:
             keys.append(key)
             lengths.append(num_tokens)
             if isinstance(segment, InputSegment):
                 ends_of_inputs.append(num_tokens)
-    num_tokens -= len(pending)
+    for token_ids in pending:
+        num_tokens -= len(token_ids)
     if not (parts and parts[0].token_ids):
         raise TemplateError(
             "nothing stands before the first output: its inputs are empty", code="empty_prompt"
         )
     prompt = Prompt(parts=tuple(parts), keys=tuple(keys), lengths=tuple(lengths), num_tokens=num_tokens)
     if program.opaque:
-        token_ids = parts[0].token_ids
-        num_public = _num_public_tokens(program, model, token_ids, cache) // BLOCK_TOKENS
-        # Some whole block is always the tenant's own, so that whatever comes after the prompt is, too.
-        num_public = min(num_public, max(0, len(token_ids) // BLOCK_TOKENS - 1))
-        in_blocks, ends = block_keys(chain.own, token_ids, public=chain.public, num_public=num_public)
-        marks = tuple(end for end in dict.fromkeys(ends_of_inputs) if 0 < end < len(token_ids))
-        by_length = dict(zip(ends, in_blocks, strict=True))
-        for end in marks:
-            whole = in_blocks[: end // BLOCK_TOKENS]
-            upto, _ = block_keys(
-                chain.own, token_ids[:end], known=whole, public=chain.public, num_public=num_public
-            )
-            by_length[end] = upto[-1]
-        lengths = sorted(by_length)
-        prompt = replace(
-            prompt,
-            keys=tuple(by_length[length] for length in lengths),
-            lengths=tuple(lengths),
-            block_root=chain.own,
-            marks=marks,
-        )
+        num_public = _num_public_tokens(program, model, parts[0].token_ids, cache)
+        prompt = _in_blocks(prompt, chain, num_public, ends_of_inputs)
     check_window(prompt, model)
     return prompt
+
+
+def joined(pieces: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Tokens one after the other; what comes in one piece, or in two, as most do, is copied as little as can
+    be.
+    """
+    if len(pieces) == 1:
+        return pieces[0]
+    if len(pieces) == 2:
+        return pieces[0] + pieces[1]
+    token_ids: list[int] = []
+    for piece in pieces:
+        token_ids.extend(piece)
+    return tuple(token_ids)
+
+
+def _in_blocks(prompt: Prompt, chain: "_Chain", num_public_tokens: int, ends_of_inputs: list[int]) -> Prompt:
+    """A prompt without structure: with keys at its blocks, and where its inputs end."""
+    token_ids = prompt.parts[0].token_ids
+    # Some whole block is always the tenant's own, so that whatever comes after the prompt is, too.
+    num_public = min(num_public_tokens // BLOCK_TOKENS, max(0, len(token_ids) // BLOCK_TOKENS - 1))
+    in_blocks, ends = block_keys(chain.own, token_ids, public=chain.public, num_public=num_public)
+    marks = tuple(end for end in dict.fromkeys(ends_of_inputs) if 0 < end < len(token_ids))
+    by_length = dict(zip(ends, in_blocks, strict=True))
+    for end in marks:
+        whole = in_blocks[: end // BLOCK_TOKENS]
+        upto, _ = block_keys(
+            chain.own, token_ids[:end], known=whole, public=chain.public, num_public=num_public
+        )
+        by_length[end] = upto[-1]
+    lengths = sorted(by_length)
+    return replace(
+        prompt,
+        keys=tuple(by_length[length] for length in lengths),
+        lengths=tuple(lengths),
+        block_root=chain.own,
+        marks=marks,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,20 +312,19 @@ class _Chain:
     """
 
     def __init__(self, program: Program, model: Model, tenant_id: TenantId, salt: str) -> None:
-        def root(whose: TenantId) -> PrefixKey:
-            return root_key(salt=salt, tenant_id=whose, model_hash=model.model_hash, add_bos=program.add_bos)
-
         begins_shared = bool(program.segments) and _is_shared(program.segments[0])
-        self.own = root(tenant_id)
-        self.public = root(PUBLIC) if begins_shared or program.published else self.own
-        self.first = self.public if begins_shared else self.own
-        self._in_public = begins_shared
+        self.own = self.public = self.first = root_key(salt, tenant_id, model.model_hash, program.add_bos)
+        if begins_shared or program.published:
+            self.public = root_key(salt, PUBLIC, model.model_hash, program.add_bos)
+            self.first = self.public if begins_shared else self.own
+        self.in_public = begins_shared
+        """What comes now may still be what everybody may share."""
 
     def enter(self, segment: Segment, key: PrefixKey) -> PrefixKey:
         """The key to which the segment's is chained, when `key` stands for all before it."""
-        if not self._in_public or _is_shared(segment):
+        if not self.in_public or _is_shared(segment):
             return key
-        self._in_public = False
+        self.in_public = False
         return owned_key(key, self.own)
 
     def skip(self, segments: Sequence[Segment]) -> None:

@@ -17,6 +17,9 @@ from parrot.core.topology import downstream
 from parrot.types.ids import CallId, VariableId
 from parrot.types.objective import CallObjective, Objective
 
+_PACE = Pace()
+"""Of engines that were not measured yet."""
+
 
 class ApplicationAnalysis:
     """The analysis primitives of one session (paper, section 4.2).
@@ -45,7 +48,7 @@ class ApplicationAnalysis:
             objective: the session's.
             deadline_at_s: the session's, by the clock in which `slack_s` is given the time.
         """
-        pace = pace or Pace()
+        pace = pace or _PACE
         self._graph = graph
         self._lengths = lengths
         self._pace = pace

@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from itertools import chain
 
 from parrot.core.executor.fleet import Member
 from parrot.core.executor.runtime import Runtime
 from parrot.core.prefixes import BLOCK_TOKENS, Match, block_keys
-from parrot.core.prompts import Model, Prompt, PromptPart
+from parrot.core.prompts import Model, Prompt, PromptPart, joined
 from parrot.core.sessions import ALONE, CallRecord, Held, OutputRecord, Session
 from parrot.core.transforms import apply_transforms
 from parrot.errors import EngineError
@@ -212,9 +211,7 @@ class Attempt:
                     end = chunk.end if as_generated else replace(chunk.end, exact=False)
                     told.finish_reason = end.reason
                     ahead.end(variable_id, exact=end.exact)
-                    return Generated(
-                        text="".join(texts), token_ids=tuple(chain.from_iterable(pieces)), end=end
-                    )
+                    return Generated(text="".join(texts), token_ids=joined(pieces), end=end)
         raise EngineError("the engine ended an output without saying how", code="engine_bad_output")
 
     async def _transform(self, part: PromptPart, generated: Generated) -> Resolved:
