@@ -4,62 +4,22 @@ With `--check` nothing is written; exit status 1 when a page is not what the cod
 """
 
 import sys
-from collections.abc import Callable, Iterator
-from itertools import groupby
+from collections.abc import Callable
 from pathlib import Path
 
-from parrot.errors import CODES, CodeInfo
+from reference.commands import commands_page
+from reference.errors import errors_page
+from reference.schema import schema_page
+from reference.sdk import sdk_page
 
 ROOT = Path(__file__).resolve().parent.parent
-MADE = "<!-- made by tools/write_reference.py; change the code, not this page -->"
 
-INTRODUCTION = """\
-Every error has a stable `code`, a number, and a class in `parrot.errors`. The HTTP service sends it as
-`{"error": {"code", "number", "message", "param", "data", "retryable", "request_id"}}`, the SDK raises the
-class, and the command line prints `error[NUMBER]`. *Retry* says whether the same request can
-succeed later."""
-
-GROUPS = {
-    "P0": "Faults of the service",
-    "P1": "Requests",
-    "P2": "Limits and availability",
-    "P3": "Calls and their variables",
-    "P4": "Engines and models",
-    "P5": "The store",
-    "P6": "Configuration",
-    "P7": "The client",
+PAGES: dict[str, Callable[[], str]] = {
+    "docs/reference/cli.md": commands_page,
+    "docs/reference/errors.md": errors_page,
+    "docs/reference/http-schema.md": schema_page,
+    "docs/reference/sdk.md": sdk_page,
 }
-"""Headings by the first two characters of an error's number."""
-
-
-def errors_page() -> str:
-    """Every error code with its number, class and meaning."""
-    return "\n".join(_errors_lines()) + "\n"
-
-
-def _errors_lines() -> Iterator[str]:
-    yield "# Errors"
-    yield ""
-    yield MADE
-    yield ""
-    yield INTRODUCTION
-    rows = sorted(CODES.items(), key=lambda item: item[1].number)
-    for prefix, group in groupby(rows, key=lambda item: item[1].number[:2]):
-        yield ""
-        yield f"## {GROUPS[prefix]}"
-        yield ""
-        yield "| number | code | class | retry | meaning |"
-        yield "|---|---|---|---|---|"
-        yield from (_row(code, info) for code, info in group)
-
-
-def _row(code: str, info: CodeInfo) -> str:
-    retry = "yes" if info.error.retryable else "no"
-    meaning = info.meaning.replace("|", "\\|")
-    return f"| {info.number} | `{code}` | `{info.error.__name__}` | {retry} | {meaning} |"
-
-
-PAGES: dict[str, Callable[[], str]] = {"docs/reference/errors.md": errors_page}
 
 
 def main(*, check: bool) -> int:

@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
 from parrot.errors import NotFoundError
@@ -116,7 +116,7 @@ def describe(
         handler,
         methods=[method],
         response_model=answer,
-        response_class=Response if answer is None else _JsonResponse,
+        response_class=Response if answer is None else JSONResponse,
         status_code=status,
         responses=responses,
         openapi_extra=extra,
@@ -136,7 +136,3 @@ def document(app: FastAPI) -> dict[str, Any]:
     text["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     text["security"] = [{"key": []}]
     return text
-
-
-class _JsonResponse(Response):
-    media_type = "application/json"
