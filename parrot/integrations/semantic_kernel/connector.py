@@ -4,27 +4,13 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from openai import AsyncOpenAI
-from pydantic import SecretStr
 from semantic_kernel.connectors.ai.open_ai import OpenAIChatCompletion, OpenAIChatPromptExecutionSettings
 from semantic_kernel.connectors.ai.prompt_execution_settings import PromptExecutionSettings
 from semantic_kernel.exceptions import ServiceResponseException
-from semantic_kernel.kernel_pydantic import KernelBaseSettings
 
+from parrot.integrations.openai_client import NO_KEY, openai_client, service_error
 from parrot.integrations.run import Service
-from parrot.integrations.semantic_kernel.failures import framework_error, service_error
-
-DEFAULT_URL = "http://127.0.0.1:8321/v1"
-NO_KEY = "none"
-"""Sent when no key is configured: the OpenAI client wants one."""
-
-
-class ParrotSettings(KernelBaseSettings):
-    """What is not given comes from `PARROT_API_KEY` and `PARROT_BASE_URL`, of the environment or `.env`."""
-
-    env_prefix: ClassVar[str] = "PARROT_"
-
-    api_key: SecretStr | None = None
-    base_url: str = DEFAULT_URL
+from parrot.integrations.semantic_kernel.failures import framework_error
 
 
 class ParrotChatPromptExecutionSettings(OpenAIChatPromptExecutionSettings):
@@ -56,15 +42,10 @@ class ParrotChatCompletion(OpenAIChatCompletion):
         async_client: AsyncOpenAI | None = None,
         instruction_role: str | None = None,
     ) -> None:
-        settings = ParrotSettings()
-        key = api_key or (settings.api_key.get_secret_value() if settings.api_key else NO_KEY)
-        client = async_client or AsyncOpenAI(
-            base_url=base_url or settings.base_url, api_key=key, default_headers=default_headers
-        )
         super().__init__(
             ai_model_id=ai_model_id,
             service_id=service_id,
-            async_client=client,
+            async_client=async_client or openai_client(base_url, api_key, default_headers),
             instruction_role=instruction_role,
         )
 

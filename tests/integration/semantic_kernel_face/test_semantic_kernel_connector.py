@@ -111,8 +111,7 @@ async def test_a_model_that_is_not_there(chat: Any) -> None:
 
 async def test_a_window_that_is_too_short(chat: Any) -> None:
     error, found = await cause(chat(), "tea " * 40_000)
-    assert isinstance(error, ServiceResponseException)
-    assert isinstance(found, ParrotError)
+    assert type(error) is ServiceInvalidRequestError
     assert (found.code, found.number) == ("context_overflow", "P1203")
 
 
