@@ -3,6 +3,7 @@
 `nox -s openai2 openai3` tests the OpenAI-compatible routes with both generations of OpenAI's SDK.
 `nox -s open_responses` holds responses and their events against the Open Responses specification.
 `nox -s langchain` tests the LangChain integration, LangChain's own suites among the tests.
+`nox -s semantic_kernel agent_framework` tests the integrations of Semantic Kernel and Agent Framework.
 `nox -s dspy llama_index pydantic_ai crewai openai_agents team` runs the programs of docs/how-to that use
 these frameworks through the OpenAI-compatible routes, each against a service of its own. A framework that
 cannot be installed is skipped, and pip's words stand above.
@@ -18,6 +19,8 @@ nox.options.sessions = [
     "openai3",
     "open_responses",
     "langchain",
+    "semantic_kernel",
+    "agent_framework",
     "dspy",
     "llama_index",
     "pydantic_ai",
@@ -66,6 +69,20 @@ def langchain(session: nox.Session) -> None:
     session.install("-c", "constraints.txt", "-e", ".[langchain]", "hypothesis>=6.130", *PYTEST)
     session.install("-c", "constraints.txt", "langchain-tests>=1.1,<2", "langgraph>=1,<2")
     session.run("python", "-m", "pytest", "tests/integration/langchain", *session.posargs)
+
+
+@nox.session
+def semantic_kernel(session: nox.Session) -> None:
+    """Semantic Kernel; its bound on pydantic is below the tested version of the others."""
+    session.install("-e", ".[semantic-kernel]", "hypothesis>=6.130", *PYTEST)
+    session.run("python", "-m", "pytest", "tests/integration/semantic_kernel_face", *session.posargs)
+
+
+@nox.session
+def agent_framework(session: nox.Session) -> None:
+    """Agent Framework."""
+    session.install("-c", "constraints.txt", "-e", ".[agent-framework]", *PYTEST)
+    session.run("python", "-m", "pytest", "tests/integration/agent_framework_face", *session.posargs)
 
 
 def _recipe(session: nox.Session, name: str, *requirements: str, extras: str = "") -> None:
