@@ -101,14 +101,14 @@ def shape_of(
     An output's key is a hash over everything before it but the values of inputs, over its bound and over its
     grammar. Tenants do not learn from each other, so that none can tell by timing what another runs.
     """
-    hasher = _ShapeHasher(tenant_id, program.model)
+    # Of outputs whose lengths are given nothing is learnt.
+    learns = any(isinstance(s, OutputSegment) and not s.sampling.ignore_eos for s in program.segments)
+    hasher = _ShapeHasher(tenant_id, program.model) if learns else None
     constant_tokens = 0
     inputs: dict[VariableId, int] = {}
     outputs: list[OutputShape] = []
-    # Of outputs whose lengths are given nothing is learnt.
-    learns = any(isinstance(s, OutputSegment) and not s.sampling.ignore_eos for s in program.segments)
     for segment in program.segments:
-        if learns:
+        if hasher is not None:
             hasher.note(segment)
         if isinstance(segment, ConstantSegment):
             constant_tokens += count_tokens(segment.text)
@@ -118,7 +118,7 @@ def shape_of(
             outputs.append(
                 OutputShape(
                     variable_id=segment.variable_id,
-                    function=hasher.key() if learns else UNLEARNT,
+                    function=UNLEARNT if hasher is None else hasher.key(),
                     sampling=segment.sampling,
                 )
             )

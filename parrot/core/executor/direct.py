@@ -110,9 +110,10 @@ class Direct:
                 deadline_s=None,
                 metadata=_NOTHING,
                 wall_s=self._runtime.clock.wall_s(),
-            )
+            ),
+            silent=True,
         )
-        session.silent, session.num_readers = True, 1
+        session.num_readers = 1
         return session
 
     def close(self, session: Session) -> None:
@@ -135,7 +136,10 @@ class Direct:
         stages = session.graph.check(batch.new_calls, batch.new_variables)
         now = self._runtime.clock.wall_s()
         session.touched_at = now
-        records = [self._record(session, model, call, batch, now) for call in batch.new_calls]
+        records = [
+            self._record(session, model, call, batch, now, ready=ready)
+            for call, ready in zip(batch.new_calls, batch.ready, strict=True)
+        ]
         for record in records:
             session.records[record.call_id] = record
         added = session.graph.add(batch.new_calls, batch.new_variables, checked=stages)
@@ -172,12 +176,12 @@ class Direct:
         return found
 
     def _record(
-        self, session: Session, model: Model, call: NewCall, batch: "_Batch", now: float
+        self, session: Session, model: Model, call: NewCall, batch: "_Batch", now: float, *, ready: bool
     ) -> CallRecord:
         program = call.program
         assert program is not None, "bound calls have programs"
         prompt = None
-        if batch.is_ready(call):
+        if ready:
             prompt = write_prompt(
                 program,
                 model,
@@ -209,6 +213,8 @@ class _Batch:
         self._named: dict[str, Variable] = {}
         self._new: dict[VariableId, Variable] = {}
         self.new_calls: list[NewCall] = []
+        self.ready: list[bool] = []
+        """Whether all inputs of each call are there."""
 
     @property
     def new_variables(self) -> Sequence[Variable]:
@@ -218,10 +224,6 @@ class _Batch:
     def variable(self, variable_id: VariableId) -> Variable:
         """One of the session's variables, or of those that come with the batch."""
         return self._new.get(variable_id) or self._graph.variables[variable_id]
-
-    def is_ready(self, call: NewCall) -> bool:
-        """Whether all inputs of a call are there."""
-        return all(self.variable(variable_id).state == "ready" for variable_id in call.inputs.values())
 
     def bind(self, calls: Sequence[DirectCall]) -> None:
         """Give calls and variables their identifiers."""
@@ -241,6 +243,7 @@ class _Batch:
         segments: list[Segment] = []
         inputs: dict[str, VariableId] = {}
         outputs: dict[str, VariableId] = {}
+        ready = True
         for index, piece in enumerate(call.prompt):
             if isinstance(piece, Constant):
                 segments.append(ConstantSegment(text=piece.text))
@@ -254,8 +257,10 @@ class _Batch:
                 variable = self._create(None, piece.value)
             else:
                 variable = self._named.get(piece.variable) or self._graph.variable(piece.variable)
+                ready = ready and variable.state == "ready"
             bound = inputs[place] = variable.variable_id
             segments.append(InputSegment(placeholder=place, variable_id=bound))
+        self.ready.append(ready)
         self.new_calls.append(
             NewCall(
                 call_id=CallId(call_id(self._fresh)),

@@ -139,11 +139,13 @@ class Keeper:
             )
         return self.find(known.tenant_id, known.reply)
 
-    def open_ephemeral(self, event: SessionOpened) -> Session:
+    def open_ephemeral(self, event: SessionOpened, *, silent: bool = False) -> Session:
         """Take in a session that lives in memory only, and is not counted; whoever opens it drops it."""
         session = self.prepare(event)
+        session.silent = silent
         self._take_in(session)
-        self._runtime.journal.tell(event)
+        if not silent:
+            self._runtime.journal.tell(event)
         return session
 
     def drop(self, session: Session) -> None:
@@ -154,8 +156,10 @@ class Keeper:
         self._dispatcher.forget(session)
         self._wake_readers(session)
         del self.sessions[session.session_id]
-        now = self._runtime.clock.wall_s()
-        self._runtime.journal.tell(SessionClosed(session_id=session.session_id, reason="deleted", wall_s=now))
+        if not session.silent:
+            now = self._runtime.clock.wall_s()
+            closed = SessionClosed(session_id=session.session_id, reason="deleted", wall_s=now)
+            self._runtime.journal.tell(closed)
 
     def _take_in(self, session: Session) -> None:
         self.sessions[session.session_id] = session
