@@ -15,15 +15,15 @@ shrunk. A service without keys has one user, whom none of this holds back.
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from parrot.core.limits import Limits
-from parrot.errors import OverLimitError, ParrotError, UnavailableError
+from parrot.errors import OverLimitError, ParrotError, StoreError, UnavailableError
 from parrot.ports.clock import Clock
-from parrot.ports.store import Appended
+from parrot.ports.store import Appended, StoreUsage
 from parrot.types.events import CallFinished, CallPlaced, SessionClosed
 from parrot.types.ids import CallId, SessionId, TenantId
 
@@ -34,6 +34,9 @@ MINUTE_S = 60.0
 RATE_WINDOW_S = 10.0
 """How far back it is looked to see how fast calls end."""
 MAX_RETRY_AFTER_S = 60.0
+DISK_RETRY_AFTER_S = 10.0
+SMALL_DISK_SHARE = 0.05
+"""Of a disk so small that `min_free_disk_bytes` would be much of it, only this is kept free."""
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +92,8 @@ class Occupancy:
     waiting: Counter[TenantId] = field(default_factory=Counter)
     running: Counter[TenantId] = field(default_factory=Counter)
     num_waiting: int = 0
+    kv_tokens: Counter[TenantId] = field(default_factory=Counter)
+    """About what the calls on engines hold there."""
 
     def enter(self, tenant_id: TenantId) -> None:
         """A call begins to wait."""
@@ -102,15 +107,22 @@ class Occupancy:
         if not self.waiting[tenant_id]:
             del self.waiting[tenant_id]
 
-    def start(self, tenant_id: TenantId) -> None:
-        """A call is on an engine."""
+    def start(self, tenant_id: TenantId, num_tokens: int = 0) -> None:
+        """A call is on an engine, and will hold so many tokens there."""
         self.running[tenant_id] += 1
+        self.kv_tokens[tenant_id] += num_tokens
 
-    def end(self, tenant_id: TenantId) -> None:
+    def end(self, tenant_id: TenantId, num_tokens: int = 0) -> None:
         """It is there no longer."""
         self.running[tenant_id] -= 1
+        self.kv_tokens[tenant_id] -= num_tokens
         if not self.running[tenant_id]:
             del self.running[tenant_id]
+            del self.kv_tokens[tenant_id]
+
+    def others_wait(self, tenant_id: TenantId) -> bool:
+        """Whether calls of other tenants wait."""
+        return self.num_waiting > self.waiting[tenant_id]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -132,9 +144,15 @@ class _Reserved:
 class Admission:
     """Takes or refuses on behalf of each tenant. Made with `metered` off, it refuses nothing."""
 
-    def __init__(self, limits: Limits, clock: Clock) -> None:
+    def __init__(
+        self, limits: Limits, clock: Clock, kv_capacity_tokens: Callable[[], int] = lambda: 0
+    ) -> None:
+        """`kv_capacity_tokens` says how many tokens all engines together hold; 0 when that is not known."""
         self.occupancy = Occupancy()
+        self.usage: StoreUsage | None = None
+        """Of the store, as it was last asked; None when it was not."""
         self._limits = limits
+        self._kv_capacity_tokens = kv_capacity_tokens
         self._clock = clock
         self._metered = False
         self._terms: Mapping[TenantId, TenantTerms] = {}
@@ -175,7 +193,13 @@ class Admission:
 
     def most_running(self, tenant_id: TenantId) -> int | None:
         """How many calls of a tenant may be on engines together; None when there is no such limit."""
-        return (self.limits_of(tenant_id).max_running_calls or None) if self._metered else None
+        if not self._metered:
+            return None
+        limits, running = self.limits_of(tenant_id), self.occupancy.running[tenant_id]
+        share = limits.max_kv_share * self._kv_capacity_tokens()
+        if share and self.occupancy.kv_tokens[tenant_id] >= share and self.occupancy.others_wait(tenant_id):
+            return running
+        return limits.max_running_calls or None
 
     # ── before work ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -221,6 +245,42 @@ class Admission:
                 code="overloaded",
                 data={"retry_after_s": wait_s},
             )
+
+    def check_storage(self, tenant_id: TenantId) -> None:
+        """See that more of a tenant's can be stored; the disk is looked at without keys too.
+
+        Raises:
+            StoreError: `store_full`, there is too little room on the store's disk.
+            OverLimitError: its sessions take as much as they may.
+        """
+        shortage = self.disk_shortage()
+        if shortage is not None:
+            raise shortage
+        most = self.limits_of(tenant_id).max_stored_bytes
+        if self.usage is None or not self._metered or not most:
+            return
+        used = self.usage.bytes_of.get(tenant_id, 0)
+        self._warn(tenant_id, "max_stored_bytes", used, most)
+        if used >= most:
+            raise OverLimitError(
+                f"your sessions take {used:,} bytes, limits.max_stored_bytes is {most:,}; what was closed "
+                f"counts for {self._limits.retention_s:,.0f} s after its end",
+                data={"limit": "max_stored_bytes", "retry_after_s": MAX_RETRY_AFTER_S},
+            )
+
+    def disk_shortage(self) -> StoreError | None:
+        """What is said while the store's disk has too little room; None while it has enough."""
+        usage, least = self.usage, float(self._limits.min_free_disk_bytes)
+        if usage is None or usage.free_bytes is None or usage.total_bytes is None:
+            return None
+        least = min(least, SMALL_DISK_SHARE * usage.total_bytes)
+        if usage.free_bytes >= least:
+            return None
+        return StoreError(
+            f"the store's disk has {usage.free_bytes:,} bytes free; nothing is accepted below {least:,.0f}",
+            code="store_full",
+            data={"retry_after_s": DISK_RETRY_AFTER_S},
+        )
 
     def check_sessions(self, tenant_id: TenantId, num_sessions: int) -> None:
         """See that a tenant that has `num_sessions` open may open one more; this holds without keys too.

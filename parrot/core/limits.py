@@ -11,6 +11,8 @@ TENANT_LIMITS = frozenset(
         "tokens_per_minute",
         "max_running_calls",
         "max_queued_calls",
+        "max_kv_share",
+        "max_stored_bytes",
     }
 )
 """Limits that can be other for one tenant."""
@@ -51,8 +53,8 @@ class Limits:
     max_sessions: int = 64
     """Open sessions of one tenant."""
     max_streams: int = 32
-    """Event streams of one tenant at a time. This and the next six hold for tenants with keys; 0 switches one
-    off."""
+    """Event streams of one tenant at a time. This and the next eight hold for tenants with keys; 0 switches
+    one off."""
     requests_per_s: float = 20.0
     """Requests of one tenant that make something (`POST`, `PUT`), a second."""
     requests_burst: int = 40
@@ -66,6 +68,15 @@ class Limits:
     """While so many calls of one tenant have their inputs and wait for an engine, it can submit no more."""
     max_queued_calls_total: int = 4096
     """While so many calls of all tenants wait, nobody can submit more."""
+    max_kv_share: float = 0.5
+    """While other tenants' calls wait for an engine, a tenant that has this share of the engines' memory for
+    its running calls is given no more of it."""
+    max_stored_bytes: int = 1 << 30
+    """What one tenant's sessions may take in the store, as JSON text; closed ones count until `retention_s`
+    is over."""
+    min_free_disk_bytes: int = 512 << 20
+    """While the store's file system has less room than this, or than a twentieth of its size if that is less,
+    nothing is accepted; what runs goes on. 0 switches it off."""
     session_idle_ttl_s: float = 3600.0
     """A session that nobody touched and in which nothing runs is closed after this."""
     session_ttl_s: float = 7 * 24 * 3600.0
@@ -90,6 +101,13 @@ class Limits:
     """Engines one call may bring down before it is quarantined."""
     call_timeout_s: float = 1800.0
     """A call that has been runnable for longer fails with `deadline`."""
+    queue_timeout_s: float = 1800.0
+    """A call that waits for an engine for longer fails with `deadline`. Whole graphs are submitted at once,
+    so that waiting is no fault in itself; where requests come one by one, minutes are enough."""
+    first_token_timeout_s: float = 300.0
+    """An attempt that has no token after this is stopped, and the call is tried again."""
+    next_token_timeout_s: float = 120.0
+    """So is one that had tokens, and then none for so long."""
     max_functions: int = 1000
     """Registered functions of one tenant, each version counted."""
     max_functions_bytes: int = 16 << 20

@@ -84,7 +84,7 @@ class Service:
         self._version = version
         self._fleet = Fleet(engines, config=config, clock=clock, on_progress=on_progress)
         self._journal = Journal(store, clock)
-        self._admission = Admission(limits, clock)
+        self._admission = Admission(limits, clock, lambda: self._fleet.kv_capacity_tokens)
         self._runtime = Runtime(
             config=config,
             limits=limits,
@@ -261,6 +261,7 @@ class Service:
         return await self._unbroken.run(self._set_variable(session, ref, request.value))
 
     async def _set_variable(self, session: Session, ref: str, value: str) -> VariableView:
+        tenant = session.tenant_id
         async with self._runtime.locks.hold(session):
             variable = session.graph.find_name(ref)
             if variable is None and (is_variable_id(ref) or not NAME_PATTERN.match(ref)):
@@ -274,6 +275,7 @@ class Service:
             session.graph.check_put(event.variable_id, value)
             if variable is not None and variable.state == "ready":
                 return variable_view(session, variable)
+            self._admission.check_storage(tenant)
             await self._journal.commit([event])
             self._keeper.check_alive(session)
             ready = session.graph.put(event.variable_id, event.name, event.value)
@@ -407,8 +409,9 @@ class Service:
             return Health(status="draining", version=self._version, detail="shutting down")
         if self._main is None or self._main.done():
             return Health(status="unavailable", version=self._version, detail="the service is not running")
-        if self._journal.failure is not None:
-            return Health(status="unavailable", version=self._version, detail=self._journal.failure.message)
+        failure = self._journal.failure or self._admission.disk_shortage()
+        if failure is not None:
+            return Health(status="unavailable", version=self._version, detail=failure.message)
         members = self._fleet.members.values()
         if any(member.status == "up" for member in members):
             return Health(status="ok", version=self._version)

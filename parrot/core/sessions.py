@@ -2,7 +2,7 @@
 this.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -96,6 +96,8 @@ class CallRecord:
     """Of a request that is a part of something, once it was answered."""
     outputs: dict[VariableId, OutputRecord] = field(default_factory=dict)
     """Of what has begun to be generated."""
+    stop: Callable[[str], None] | None = None
+    """While an attempt is under way: end it for a reason, so that the call is tried again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -148,6 +148,9 @@ class Fleet:
         }
         self._numbers = {engine_id: number for number, engine_id in enumerate(self.members)}
         self._roster = Roster()
+        self._capacities: dict[EngineId, int] = {}
+        self.kv_capacity_tokens = 0
+        """What the engines can hold that take calls, when the roster was last asked for."""
         self.index = PrefixIndex()
         self.models: dict[str, Model] = {}
         """Every model that an engine has served since the service began; it stays when the engine is lost."""
@@ -166,6 +169,7 @@ class Fleet:
             info = member.info
             if member.status != "up" or info is None:
                 self._roster.drop(engine_id)
+                self.kv_capacity_tokens -= self._capacities.pop(engine_id, 0)
                 continue
             state = EngineState(
                 engine_id=engine_id,
@@ -179,6 +183,8 @@ class Fleet:
                 pace=member.pace.pace,
             )
             self._roster.put(state, self._numbers[engine_id])
+            self.kv_capacity_tokens += state.capacity_tokens - self._capacities.get(engine_id, 0)
+            self._capacities[engine_id] = state.capacity_tokens
         return self._roster
 
     def is_up(self, model: str) -> bool:

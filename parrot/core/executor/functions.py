@@ -85,6 +85,7 @@ class Functions:
             if created:
                 # Refuses messages that a model's chat template cannot take.
                 await asyncio.to_thread(self._leadings, function)
+                self._runtime.admission.check_storage(tenant)
                 await self._commit(
                     tenant,
                     FunctionRegistered(

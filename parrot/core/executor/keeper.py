@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from parrot.core.executor.dispatcher import Dispatcher
+from parrot.core.executor.progress import ProgressWatch
 from parrot.core.executor.runtime import Runtime
 from parrot.core.executor.streams import forget_live
 from parrot.core.functions import is_log
@@ -53,6 +54,7 @@ class Keeper:
         self._tombstones: OrderedDict[SessionId, tuple[TenantId, Reason]] = OrderedDict()
         self._due_changed = asyncio.Event()
         self._purged_at = 0.0
+        self._progress = ProgressWatch(runtime.clock, runtime.limits)
 
     async def open_session(
         self, event: SessionOpened, *, key: str | None = None, body_hash: str = ""
@@ -108,8 +110,9 @@ class Keeper:
         """
         tenant = session.tenant_id
         try:
+            self._runtime.admission.check_storage(tenant)
             self._runtime.admission.check_sessions(tenant, self._num_sessions[tenant])
-        except OverLimitError:
+        except (OverLimitError, StoreError):
             known = await self.find_reply(tenant, reply.scope, reply.key) if reply is not None else None
             if known is None:
                 raise
@@ -202,6 +205,7 @@ class Keeper:
         """Rebuild every open session, and have its unfinished calls run; read the registered functions, and
         which sessions were closed.
         """
+        await self._measure()
         for closed in await self._store.load_closed(MAX_TOMBSTONES):
             self._tombstones[closed.session_id] = (closed.tenant_id, closed.reason)
         async for log in self._store.load_open():
@@ -247,7 +251,16 @@ class Keeper:
             elif not session.deadline_passed and now >= (session.deadline_at or math.inf):
                 await self._pass_deadline(session)
         self._time_out_calls(now)
+        self._progress.look(self._dispatcher.active.values())
+        await self._measure()
         await self._purge(now)
+
+    async def _measure(self) -> None:
+        """Ask what the store holds and has room for; when it does not say, what it said last stands."""
+        try:
+            self._runtime.admission.usage = await self._store.usage()
+        except StoreError as error:
+            logger.warning("the store does not say what room it has: %s", error.message)
 
     async def _purge(self, now: float) -> None:
         if now - self._purged_at < PURGE_INTERVAL_S:
@@ -278,11 +291,19 @@ class Keeper:
             return
 
     def _time_out_calls(self, now: float) -> None:
-        limit_s = self._runtime.limits.call_timeout_s
-        failure = Failure(code="deadline", message=f"the call did not end within {limit_s:.0f} s")
+        limits = self._runtime.limits
+        whole_s, queue_s = limits.call_timeout_s, limits.queue_timeout_s
         for session, record in list(self._dispatcher.active.values()):
-            if record.ready_at is not None and now - record.ready_at > limit_s:
-                self._dispatcher.fail(session, [record.call_id], failure)
+            if record.ready_at is None:
+                continue
+            since_s = now - record.ready_at
+            if since_s > whole_s:
+                message = f"the call did not end within {whole_s:g} s"
+            elif since_s > queue_s and session.graph.calls[record.call_id].state == "ready":
+                message = f"the call waited for an engine for more than {queue_s:g} s"
+            else:
+                continue
+            self._dispatcher.fail(session, [record.call_id], Failure(code="deadline", message=message))
 
     # ── closing ─────────────────────────────────────────────────────────────────────────────────────────────
 

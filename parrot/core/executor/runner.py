@@ -91,12 +91,30 @@ class Attempt:
         """
         complete = False
         try:
-            await self._run_parts()
+            await self._run_until_stopped()
             complete = True
         finally:
             for part in self._prompt.parts:
                 self._runtime.ahead.end(part.output.variable_id, exact=False)
             await self._free(retain=complete)
+
+    async def _run_until_stopped(self) -> None:
+        reasons: list[str] = []
+        try:
+            async with asyncio.timeout(None) as end:
+
+                def stop(reason: str) -> None:
+                    reasons.append(reason)
+                    end.reschedule(asyncio.get_running_loop().time())
+
+                self._record.stop = stop
+                await self._run_parts()
+        except TimeoutError:
+            if not reasons:
+                raise
+            raise EngineError(f"engine {self._member.engine_id} gave {reasons[0]}") from None
+        finally:
+            self._record.stop = None
 
     async def _run_parts(self) -> None:
         carry: tuple[int, ...] = ()

@@ -28,7 +28,7 @@ from parrot.errors import (
 )
 from parrot.ports.store import IdempotentReply, Store
 from parrot.types.events import CallsSubmitted, SubmittedCall
-from parrot.types.ids import CallId, IdSource, VariableId
+from parrot.types.ids import CallId, IdSource, VariableId, is_ephemeral
 from parrot.types.program import ConstantSegment, Program
 from parrot.wire.answers import AcceptedCall, CallsAccepted, OutputView
 from parrot.wire.requests import CallSpec, SubmitCalls, TokensParameter, ValueParameter, VariableParameter
@@ -250,6 +250,8 @@ class Submission:
     async def _commit(
         self, session: Session, event: CallsSubmitted, reply: CallsAccepted, key: str | None, body_hash: str
     ) -> None:
+        if not is_ephemeral(session.session_id):
+            self._runtime.admission.check_storage(session.tenant_id)
         if key is None:
             await self._runtime.journal.commit([event])
         else:

@@ -52,6 +52,8 @@ class WaitingRoom:
         self._ready: dict[CallId, Ready] = {}
         self._admission = admission
         self._occupancy = admission.occupancy if admission is not None else Occupancy()
+        self._held: dict[CallId, int] = {}
+        """About how many tokens each call that was placed holds on its engine."""
         self._shares: OrderedDict[SessionId, TenantId] = OrderedDict()
         """Shares of more than one session; the one that was used last is last."""
         self._groups: dict[tuple[str | None, str], dict[CallId, ReadyCall]] = {}
@@ -146,13 +148,15 @@ class WaitingRoom:
             self._fair.admit(call_id)
         ready = self._ready.pop(call_id)
         self._occupancy.leave(ready.session.tenant_id)
-        self._occupancy.start(ready.session.tenant_id)
+        num_tokens = ready.seen.num_prompt_tokens + ready.seen.num_output_tokens
+        self._held[call_id] = self._held.get(call_id, 0) + num_tokens
+        self._occupancy.start(ready.session.tenant_id, num_tokens)
         self._leave_group(ready.seen)
         return ready
 
     def finish(self, call_id: CallId, tenant_id: TenantId, *, prompt_tokens: int, output_tokens: int) -> None:
         """An attempt at a placed call has ended, and was served so much; the next may have been placed."""
-        self._occupancy.end(tenant_id)
+        self._occupancy.end(tenant_id, self._held.pop(call_id, 0))
         if self._fair is not None:
             self._fair.finish(call_id, Work(prompt_tokens=prompt_tokens, output_tokens=output_tokens))
 

@@ -212,3 +212,23 @@ def test_the_log_warns_before_a_limit_is_reached_but_not_all_the_time(
     clock.seconds += WARN_INTERVAL_S
     gate.check_sessions(A, 9)
     assert len(caplog.records) == 2
+
+
+def test_a_tenant_with_its_share_of_the_engines_memory_gets_no_more_while_others_wait() -> None:
+    gate = Admission(Limits(max_running_calls=32, max_kv_share=0.5), Clock(), lambda: 1000)
+    gate.update({}, metered=True)
+    busy, other = A, B
+    for _ in range(5):
+        gate.occupancy.start(busy, 100)
+    assert gate.most_running(busy) == 32
+    gate.occupancy.enter(busy)
+    assert gate.most_running(busy) == 32
+    gate.occupancy.enter(other)
+    assert gate.most_running(busy) == 5
+    assert gate.most_running(other) == 32
+    gate.occupancy.end(busy, 100)
+    assert gate.most_running(busy) == 32
+    gate.update({busy: TenantTerms(limits={"max_kv_share": 0.3})}, metered=True)
+    assert gate.most_running(busy) == 4
+    gate.update({}, metered=False)
+    assert gate.most_running(busy) is None
