@@ -106,30 +106,30 @@ async def run_one(scenario: Scenario) -> dict[str, Any]:
     }
 
 
-def campaign(tier: str, only: tuple[str, ...], share: float) -> dict[str, Any]:
-    """Run a tier's scenarios one after the other."""
-    found, began_s = [], time.monotonic()
+def campaign(tier: str, only: tuple[str, ...], share: float) -> Iterator[dict[str, Any]]:
+    """Run a tier's scenarios one after the other; gives all results so far after each."""
+    found, began_s, source = [], time.monotonic(), commit()
     for scenario in scenarios(tier, share):
-        if not only or scenario.name in only:
-            finding = asyncio.run(run_one(scenario))
-            state = "skipped" if finding["skipped"] else "kept" if finding["kept"] else "BROKEN"
-            print(f"{state:8}{finding['seconds']:7.1f} s  {scenario.name}", file=sys.stderr, flush=True)
-            for line in _complaints(finding):
-                print(f"          {line}", file=sys.stderr, flush=True)
-            found.append(finding)
-    source = commit()
-    return {
-        "kind": "reliability",
-        "tier": tier,
-        "share": share,
-        "seconds": round(time.monotonic() - began_s),
-        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": None if source is None else asdict(source),
-        "machine": asdict(machine()),
-        "versions": versions(PACKAGES),
-        "load_average": round(os.getloadavg()[0], 1),
-        "findings": found,
-    }
+        if only and scenario.name not in only:
+            continue
+        finding = asyncio.run(run_one(scenario))
+        state = "skipped" if finding["skipped"] else "kept" if finding["kept"] else "BROKEN"
+        print(f"{state:8}{finding['seconds']:7.1f} s  {scenario.name}", file=sys.stderr, flush=True)
+        for line in _complaints(finding):
+            print(f"          {line}", file=sys.stderr, flush=True)
+        found.append(finding)
+        yield {
+            "kind": "reliability",
+            "tier": tier,
+            "share": share,
+            "seconds": round(time.monotonic() - began_s),
+            "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "commit": None if source is None else asdict(source),
+            "machine": asdict(machine()),
+            "versions": versions(PACKAGES),
+            "load_average": round(os.getloadavg()[0], 1),
+            "findings": found,
+        }
 
 
 def _complaints(finding: Mapping[str, Any]) -> Iterator[str]:
@@ -167,11 +167,11 @@ def main() -> None:
     arguments = parser.parse_args()
     out = arguments.out or (LONG_RESULTS if arguments.tier == "hour" else RESULTS)
     if not arguments.page:
-        results = campaign(arguments.tier, tuple(arguments.only), arguments.share)
-        if arguments.only and out.exists():
-            results["findings"] = _replaced(json.loads(out.read_text("utf-8")), results)
+        before = read_results(out) if arguments.only else None
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        for made in campaign(arguments.tier, tuple(arguments.only), arguments.share):
+            results = made if before is None else {**made, "findings": _replaced(before, made)}
+            out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     results = json.loads(out.read_text(encoding="utf-8"))
     if out in (RESULTS, LONG_RESULTS):
         PAGE.write_text(write_page(read_results(RESULTS), read_results(LONG_RESULTS)), encoding="utf-8")
