@@ -25,7 +25,11 @@ BLOCK_TIMEOUT_S = 100.0
 
 
 def _runnable(page: Path) -> list[Block]:
-    return [b for b in blocks(page) if b.language in {"python", "sh"} and b.not_run is None]
+    return [
+        b
+        for b in blocks(page)
+        if (b.language in {"python", "sh"} and b.not_run is None) or b.printed is not None
+    ]
 
 
 PAGES = [page for page in markdown_files() if _runnable(page)]
@@ -126,7 +130,12 @@ def test_every_command_and_program_of_a_page_runs(page: Path, tmp_path: Path) ->
     with ExitStack() as servers:
         outputs = []
         for block in _runnable(page):
-            if block.until_url:
+            if block.printed is not None:
+                where = f"{shown(page)}:{block.line}"
+                assert block.matches(outputs[-1]), (
+                    f"{where} shows\n{block.code}\nbut this is printed\n{outputs[-1]}"
+                )
+            elif block.until_url:
                 servers.enter_context(reader.keep_running(block))
             else:
                 outputs.append(reader.type(block))

@@ -4,6 +4,12 @@ A block runs as it stands. A comment on the line before it says otherwise:
 
     <!-- not run: REASON -->
     <!-- runs until URL answers -->      a server; it is ended when the page's other blocks are done
+
+A block of text may be what the block before it prints:
+
+    <!-- printed -->                     exactly so
+    <!-- printed, with other numbers --> but for digits, and the blanks that align them
+    <!-- printed, after other words -->  but for the first line, in whose place any may stand
 """
 
 import re
@@ -14,6 +20,7 @@ from pathlib import Path
 FENCE = re.compile(r"^ *```(?P<language>[\w-]*)[^\n]*\n(?P<code>.*?)^ *```[ ]*$", re.MULTILINE | re.DOTALL)
 NOT_RUN = re.compile(r"<!-- not run: (?P<reason>(?:(?!-->).)+) -->\s*\Z", re.DOTALL)
 RUNS_UNTIL = re.compile(r"<!-- runs until (?P<url>\S+) answers -->\s*\Z")
+PRINTED = re.compile(r"<!-- printed(?P<but>, with other numbers|, after other words|) -->\s*\Z")
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 
 
@@ -29,6 +36,18 @@ class Block:
     """Why it is not run, if it is not."""
     until_url: str | None
     """It starts a server, which is up when this answers."""
+    printed: str | None
+    """It is what the block before it prints, but for this."""
+
+    def matches(self, output: str) -> bool:
+        """Whether it is what was printed."""
+        shown, got = self.code.strip(), output.strip()
+        if self.printed == ", with other numbers":
+            return _without_numbers(shown) == _without_numbers(got)
+        if self.printed == ", after other words":
+            _, _, shown = shown.partition("\n")
+            return got.endswith(f"\n{shown}" if shown else "")
+        return shown == got
 
 
 def blocks(page: Path) -> Iterator[Block]:
@@ -36,7 +55,7 @@ def blocks(page: Path) -> Iterator[Block]:
     text = page.read_text(encoding="utf-8")
     for fence in FENCE.finditer(text):
         before = text[: fence.start()]
-        not_run, until = NOT_RUN.search(before), RUNS_UNTIL.search(before)
+        not_run, until, printed = NOT_RUN.search(before), RUNS_UNTIL.search(before), PRINTED.search(before)
         yield Block(
             page=page,
             line=before.count("\n") + 1,
@@ -44,7 +63,12 @@ def blocks(page: Path) -> Iterator[Block]:
             code=fence["code"],
             not_run=not_run["reason"] if not_run else None,
             until_url=until["url"] if until else None,
+            printed=printed["but"] if printed else None,
         )
+
+
+def _without_numbers(text: str) -> str:
+    return re.sub(r"[\d.,]+", "0", re.sub(r"[ ─]+", " ", text))
 
 
 def prose(page: Path) -> str:
