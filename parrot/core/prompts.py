@@ -329,7 +329,7 @@ class _Chain:
 
     def skip(self, segments: Sequence[Segment]) -> None:
         """The prompt is gone on with after these, its first ones."""
-        self._in_public = self._in_public and all(map(_is_shared, segments))
+        self.in_public = self.in_public and all(map(_is_shared, segments))
 
 
 def _is_shared(segment: Segment) -> bool:
