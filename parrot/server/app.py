@@ -5,9 +5,11 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from parrot.core.service import Service
 from parrot.errors import NotFoundError, ParrotError, RequestError
@@ -25,6 +27,7 @@ from parrot.server.openapi import DirectRoute, document
 from parrot.server.operation import OperationRoutes
 from parrot.server.parameters import caller_of
 from parrot.server.routes import RouteConfig, SessionRoutes
+from parrot.server.routing import Router
 from parrot.server.streaming import StreamConfig
 from parrot.types.ids import IdSource
 
@@ -34,14 +37,21 @@ DESCRIPTION = "A server for LLM applications: semantic variables, application gr
 class ParrotApp(FastAPI):
     """The application; `service` is what it serves.
 
-    Setting `closing` makes streams end and long polls answer at once.
+    Setting `closing` makes streams end and long polls answer soon.
     """
+
+    edge: Edge
+    """Every request passes here first."""
 
     def __init__(self, service: Service, authenticator: Authenticator, **settings: Any) -> None:
         super().__init__(**settings)
         self.service = service
         self.authenticator = authenticator
         self.closing = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        await self.edge(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, made on first use."""
@@ -82,13 +92,15 @@ def create_app(
     )
     metrics = Metrics(service)
     routes = _route_config(service, config, app.closing, clock, authenticator)
-    app.router.routes += SessionRoutes(service, routes).routes()
-    app.router.routes += FunctionRoutes(service, routes.small).routes()
-    app.router.routes += _openai_routes(service, routes, clock)
-    app.router.routes += OperationRoutes(service, metrics, config, authenticator).routes()
-    app.add_exception_handler(HTTPException, _routing_failed)
-    app.add_middleware(
-        Edge,
+    direct = [
+        *SessionRoutes(service, routes).routes(),
+        *FunctionRoutes(service, routes.small).routes(),
+        *_openai_routes(service, routes, clock),
+        *OperationRoutes(service, metrics, config, authenticator).routes(),
+    ]
+    app.router.routes += direct
+    app.edge = Edge(
+        Router(direct, otherwise=_described(app)),
         config=config,
         authenticator=authenticator,
         admit=service.admit_request,
@@ -98,6 +110,17 @@ def create_app(
         fresh=fresh,
     )
     return app
+
+
+def _described(app: ParrotApp) -> ASGIApp:
+    """What FastAPI answers by itself: its description, and why there is no route."""
+    answer = ExceptionMiddleware(app.router, handlers={HTTPException: _routing_failed})
+
+    async def otherwise(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = app
+        await answer(scope, receive, send)
+
+    return otherwise
 
 
 def _openai_routes(service: Service, routes: RouteConfig, clock: Clock) -> list[DirectRoute]:

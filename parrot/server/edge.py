@@ -35,7 +35,7 @@ STATUS_DISCONNECTED = 499
 
 
 class Edge:
-    """Pure ASGI middleware around the whole application."""
+    """The application as the server sees it, around all else."""
 
     def __init__(
         self,

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from functools import partial
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
@@ -17,7 +18,7 @@ from parrot.core.service import StreamItem
 from parrot.errors import AuthenticationError, ParrotError, fault_trace
 from parrot.ports.clock import Clock
 from parrot.server.auth import Authenticator, Caller
-from parrot.server.disconnects import cancel_all, disconnected
+from parrot.server.disconnects import Watch, cancel_all, disconnected
 from parrot.server.errors import internal_error
 from parrot.server.logs import log
 from parrot.server.parameters import REQUEST_ID, caller_of
@@ -98,14 +99,21 @@ class EventStream(Response, Generic[Item]):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream; raises what the generator raises if nothing was sent before."""
         writer = _Writer(send, request_id=scope[REQUEST_ID], patience_s=self._config.heartbeat_s)
-        pump = asyncio.ensure_future(self._pump(writer))
-        gone = asyncio.ensure_future(disconnected(receive))
-        closed = asyncio.ensure_future(self._config.closing.wait())
+        caller, began_s = caller_of(scope), self._config.clock.now_s()
+        is_over = True
         try:
-            finished = await self._supervise(writer, pump, gone, closed, caller_of(scope))
-        finally:
-            await cancel_all(pump, gone, closed)
-        if finished:
+            async with asyncio.timeout(None) as pumping:
+                look = partial(self._supervise, writer, receive, caller, began_s)
+                watch = Watch(pumping, look, at_once=self._config.closing.is_set())
+                try:
+                    await self._pump(writer)
+                finally:
+                    await watch.stop()
+        except TimeoutError:
+            if not pumping.expired():
+                raise
+            is_over = watch.found()
+        if is_over:
             await writer.end()
 
     async def _pump(self, writer: "_Writer") -> None:
@@ -127,35 +135,28 @@ class EventStream(Response, Generic[Item]):
     async def _write_error(self, writer: "_Writer", error: ParrotError) -> None:
         await writer.write(self._framing.error(error, writer.request_id))
 
-    async def _supervise(
-        self,
-        writer: "_Writer",
-        pump: "asyncio.Future[None]",
-        gone: "asyncio.Future[None]",
-        closed: "asyncio.Future[Any]",
-        caller: Caller,
-    ) -> bool:
-        """Return when the stream is over: whether its end can still be sent."""
-        clock = self._config.clock
-        ends_s = clock.now_s() + self._config.max_stream_s
-        timeout_s = FIRST_EVENT_GRACE_S
-        while True:
-            done, _ = await asyncio.wait(
-                (pump, gone, closed), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            if pump in done:
-                pump.result()
-                return True
-            if gone in done:
-                return False
-            left_s = ends_s - clock.now_s()
-            if closed in done or left_s <= 0:
-                return not writer.sending
-            if not await writer.beat():
-                return False
-            if not await self._may_go_on(writer, caller):
-                return not writer.sending
-            timeout_s = min(self._config.heartbeat_s, left_s)
+    async def _supervise(self, writer: "_Writer", receive: Receive, caller: Caller, began_s: float) -> bool:
+        """Return when the stream is to end: whether its end can still be sent."""
+        gone = asyncio.ensure_future(disconnected(receive))
+        closed = asyncio.ensure_future(self._config.closing.wait())
+        try:
+            timeout_s = FIRST_EVENT_GRACE_S
+            while True:
+                done, _ = await asyncio.wait(
+                    (gone, closed), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                if gone in done:
+                    return False
+                left_s = began_s + self._config.max_stream_s - self._config.clock.now_s()
+                if closed in done or left_s <= 0:
+                    return not writer.sending
+                if not await writer.beat():
+                    return False
+                if not await self._may_go_on(writer, caller):
+                    return not writer.sending
+                timeout_s = min(self._config.heartbeat_s, left_s)
+        finally:
+            await cancel_all(gone, closed)
 
     async def _may_go_on(self, writer: "_Writer", caller: Caller) -> bool:
         """Whether the key is valid still; when not, that is the last that the client is told."""

@@ -29,11 +29,7 @@ class Connection:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         try:
             self._writer.write(f"{head}\r\n".encode() + body)
-            received = await self._reader.readuntil(b"\r\n\r\n")
-            lines = received.decode("latin-1").split("\r\n")
-            status = int(lines[0].split(" ", 2)[1])
-            lengths = [line[15:] for line in lines if line[:15].lower() == "content-length:"]
-            answer = await self._reader.readexactly(int(lengths[0])) if lengths else b""
+            status, answer = await self._answer()
         except (OSError, asyncio.IncompleteReadError, ValueError, IndexError) as error:
             raise UnreachableError(f"{method} {path}: the connection broke: {error!r}") from error
         if status >= 400:
@@ -41,6 +37,24 @@ class Connection:
                 f"{method} {path}: {status} {answer.decode(errors='replace')}", code="bad_answer"
             )
         return answer
+
+    async def _answer(self) -> tuple[int, bytes]:
+        """Status and body."""
+        received = await self._reader.readuntil(b"\r\n\r\n")
+        lines = received.decode("latin-1").lower().split("\r\n")
+        status = int(lines[0].split(" ", 2)[1])
+        if "transfer-encoding: chunked" in lines:
+            return status, b"".join([part async for part in self._chunks()])
+        lengths = [line[15:] for line in lines if line.startswith("content-length:")]
+        return status, await self._reader.readexactly(int(lengths[0])) if lengths else b""
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        while True:
+            size = int(await self._reader.readuntil(b"\r\n"), 16)
+            part = await self._reader.readexactly(size + 2)
+            if not size:
+                return
+            yield part[:-2]
 
     async def json(self, method: str, path: str, body: object = None) -> Any:
         """The same in JSON."""

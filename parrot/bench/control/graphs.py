@@ -49,13 +49,16 @@ def linked(prefix: str, length: int) -> list[dict[str, object]]:
     return [first, *rest]
 
 
-def body_of(calls: list[dict[str, object]]) -> bytes:
-    """A submission."""
-    return json.dumps({"calls": calls}, separators=(",", ":")).encode()
+def body_of(calls: list[dict[str, object]], output: str | None = None) -> bytes:
+    """A submission, or a run that is to bring the value of `output`."""
+    body: dict[str, object] = {"calls": calls}
+    if output is not None:
+        body["follow"] = [{"variable": output}]
+    return json.dumps(body, separators=(",", ":")).encode()
 
 
-def map_reduce(prefix: str, num_maps: int) -> tuple[bytes, str]:
-    """A submission of `num_maps` independent calls and one that consumes them all, and its output's name."""
+def map_reduce(prefix: str, num_maps: int) -> tuple[list[dict[str, object]], str]:
+    """`num_maps` independent calls and one that consumes them all, and its output's name."""
     maps = [independent(prefix, number) for number in range(num_maps)]
     outputs = [f"{prefix}_o{number}" for number in range(num_maps)]
-    return body_of([*maps, joined(prefix, outputs, f"{prefix}_out")]), f"{prefix}_out"
+    return [*maps, joined(prefix, outputs, f"{prefix}_out")], f"{prefix}_out"

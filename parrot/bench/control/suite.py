@@ -84,7 +84,7 @@ class ControlSuite:
         )
 
     async def single(self) -> Throughput:
-        """Submissions of one call, whose value is then asked for."""
+        """Submissions of one call, each answered with its value."""
         return await self._throughput(
             self._singles, self._plan.single_calls, 1, self._plan.single_connections
         )
@@ -102,8 +102,7 @@ class ControlSuite:
         async with self._session() as (connection, path):
             for number, one in enumerate(linked("c", max(2, length // 5))):
                 began_s = self._clock.now_s()
-                await connection.request("POST", f"{path}/calls", body_of([one]))
-                await self._value(connection, path, f"c_o{number}")
+                await self._run(connection, path, [one], f"c_o{number}")
                 trips.append(self._clock.now_s() - began_s)
         return Chain(length=length, added_s=quantiles(added), round_trip_s=quantiles(trips))
 
@@ -114,9 +113,9 @@ class ControlSuite:
             began_s = self._clock.now_s()
             wanted = []
             for batch in range(total // (MAPS + 1)):
-                body, output = map_reduce(f"b{batch}", MAPS)
+                calls, output = map_reduce(f"b{batch}", MAPS)
                 wanted.append(output)
-                await connection.request("POST", f"{path}/calls", body)
+                await connection.request("POST", f"{path}/calls", body_of(calls))
             submitted_s = self._clock.now_s() - began_s
             for output in wanted:
                 await self._value(connection, path, output)
@@ -210,16 +209,14 @@ class ControlSuite:
         return done / (self._clock.now_s() - began_s)
 
     async def _batches(self, num_calls: int) -> int:
-        """Sessions that each submit batches of 100 and wait for each batch's last call."""
+        """Sessions that each submit batches of 100, each answered with its last call's value."""
         workers = self._plan.batch_connections
         batches = max(1, num_calls // (MAPS + 1) // workers)
 
         async def work() -> None:
             async with self._session() as (connection, path):
                 for batch in range(batches):
-                    body, output = map_reduce(f"b{batch}", MAPS)
-                    await connection.request("POST", f"{path}/calls", body)
-                    await self._value(connection, path, output)
+                    await self._run(connection, path, *map_reduce(f"b{batch}", MAPS))
                 await self._check_done(connection, path, batches * (MAPS + 1))
 
         await _together(work, workers)
@@ -233,8 +230,7 @@ class ControlSuite:
         async def work() -> None:
             async with self._session() as (connection, path):
                 for number in range(each):
-                    await connection.request("POST", f"{path}/calls", body_of([independent("i", number)]))
-                    await self._value(connection, path, f"i_o{number}")
+                    await self._run(connection, path, [independent("i", number)], f"i_o{number}")
                 await self._check_done(connection, path, each)
 
         await _together(work, workers)
@@ -255,9 +251,7 @@ class ControlSuite:
         connection, path = await stack.enter_async_context(self._session())
         batches = max(1, num_calls // (MAPS + 1))
         for batch in range(batches):
-            body, output = map_reduce(f"b{batch}", MAPS)
-            await connection.request("POST", f"{path}/calls", body)
-            await self._value(connection, path, output)
+            await self._run(connection, path, *map_reduce(f"b{batch}", MAPS))
         return batches * (MAPS + 1)
 
     @asynccontextmanager
@@ -272,6 +266,15 @@ class ControlSuite:
                 # Another connection: an answer may still be on its way on this one.
                 async with connected(self._url) as last:
                     await last.request("DELETE", path)
+
+    async def _run(
+        self, connection: Connection, path: str, calls: list[dict[str, object]], output: str
+    ) -> None:
+        """Submit calls and wait for one's output, in one request."""
+        answer = await connection.request("POST", f"{path}/run", body_of(calls, output))
+        last = answer.rstrip().rpartition(b"\n\n")[2]
+        if not last.startswith(b"event: ready"):
+            raise UnreachableError(f"variable {output}: {last.decode(errors='replace')}", code="bad_answer")
 
     async def _value(self, connection: Connection, path: str, name: str) -> None:
         """Wait until a variable is ready."""
