@@ -22,7 +22,7 @@ common with another is found to the block (as prefix caching in vLLM, Kwon et al
 
 import hmac
 from array import array
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -121,6 +121,8 @@ class PrefixIndex:
     def __init__(self) -> None:
         self._holders: dict[PrefixKey, dict[EngineId, dict[ContextId, int]]] = {}
         self._keys: dict[EngineId, dict[ContextId, list[PrefixKey]]] = {}
+        self.on_first: Callable[[PrefixKey], None] | None = None
+        """Told when another context of an engine is the one that a fork of a prefix would take."""
 
     def add(self, engine_id: EngineId, key: PrefixKey, ref: ContextRef) -> None:
         """Note that a context holds, or will hold, the prefix `key` in its first tokens."""
@@ -132,11 +134,14 @@ class PrefixIndex:
         if holders is None:
             holders = self._holders[key] = {}
         contexts = holders.get(engine_id)
+        is_first = not contexts
         if contexts is None:
             contexts = holders[engine_id] = {}
         if context_id not in contexts:
             self._keys.setdefault(engine_id, {}).setdefault(context_id, []).append(key)
         contexts[context_id] = num_tokens
+        if is_first and self.on_first is not None:
+            self.on_first(key)
 
     def drop(self, engine_id: EngineId, context_id: ContextId) -> None:
         """Forget a context."""
@@ -184,8 +189,11 @@ class PrefixIndex:
     def _remove(self, key: PrefixKey, engine_id: EngineId, context_id: ContextId) -> None:
         engines = self._holders[key]
         contexts = engines[engine_id]
+        was_first = next(iter(contexts)) == context_id
         del contexts[context_id]
         if not contexts:
             del engines[engine_id]
             if not engines:
                 del self._holders[key]
+        elif was_first and self.on_first is not None:
+            self.on_first(key)

@@ -17,11 +17,12 @@ PolicyName = Literal[
 Ingredient = Literal["groups", "sharing", "affinity", "prefill-ahead", "pipelining", "retention", "fairness"]
 """What makes the service application-centric; each can be switched off to see what it brings.
 
-`groups`: task groups are placed together. `sharing`: calls fork from contexts that hold a prefix of theirs.
-`affinity`: calls go where their prefixes are. `prefill-ahead`: what stands before a missing input is filled
-while the input is being made. `pipelining`: a prompt takes its next input's tokens while they are generated.
-`retention`: cached contexts that waiting calls will need are evicted last. `fairness`: ready calls are
-admitted by what their tenants and sessions were served; without it, as they came.
+`groups`: task groups are batched and placed together; without it, each of their calls is taken as if it were
+waited for by itself. `sharing`: calls fork from contexts that hold a prefix of theirs. `affinity`: calls go
+where their prefixes are. `prefill-ahead`: what stands before a missing input is filled while the input is
+being made. `pipelining`: a prompt takes its next input's tokens while they are generated. `retention`: cached
+contexts that waiting calls will need are evicted last. `fairness`: ready calls are admitted by what their
+tenants and sessions were served; without it, as they came.
 """
 
 

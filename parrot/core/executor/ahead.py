@@ -31,6 +31,8 @@ from parrot.types.ids import ContextId, EngineId, PrefixKey, RequestId, Variable
 
 MIN_TOKENS = 32
 """Less than this is not filled ahead: the request would cost more than it saves."""
+AWAY_TOKENS = 256
+"""From so many on it is worth to fill them on an idle engine, away from where the next input is made."""
 PIPE_TOKENS = 16
 """So many generated tokens are handed on at a time."""
 PRIORITY = 1 << 52
@@ -147,19 +149,26 @@ class Ahead:
                 tenant_id=session.tenant_id,
                 salt=self._config.salt,
                 cache=self._tokens,
+                so_far=leading,
             )
         return leading
 
     def _where(self, session: Session, leading: Leading, model: Model) -> Member | None:
-        """Where the call will probably run: where its next input is being made, or where its prefix is."""
+        """Where the call is to run: where its prefix is; else on an idle engine, if there is much to fill (on
+        a busy one that would take from others what it gives); else where its next input is being made.
+        """
         standing = self._fleet.roster().standing(model.name)
         if standing is None:
             return None
+        members = self._fleet.members
         beside = self._beside(session, leading)
-        if beside is not None and beside in standing:
-            member = self._fleet.members[beside]
-            return member if _has_room(member) else None
-        index, members = self._fleet.index, self._fleet.members
+        if beside is not None and beside in standing and not self._is_elsewhere(members[beside], leading):
+            if self._missing(members[beside], leading) >= AWAY_TOKENS:
+                emptiest = members[next(standing.emptiest()).engine_id]
+                if emptiest.num_calls == 0 and _has_room(emptiest):
+                    return emptiest
+            return members[beside] if _has_room(members[beside]) else None
+        index = self._fleet.index
         held = [index.engines_with(key) for key in leading.keys]
         likely: Iterator[EngineState]
         if sum(map(len, held)) > MANY_ENGINES:
@@ -169,7 +178,15 @@ class Ahead:
         else:
             likely = standing.emptiest()
         free = (member for e in islice(likely, MANY_ENGINES) if _has_room(member := members[e.engine_id]))
-        return min(free, key=lambda member: member.num_calls, default=None)
+        return min(free, key=lambda member: (self._missing(member, leading), member.num_calls), default=None)
+
+    def _is_elsewhere(self, member: Member, leading: Leading) -> bool:
+        """Whether another engine holds so much more of a prompt's beginning that the call will go there."""
+        here = len(leading.token_ids) - self._missing(member, leading)
+        there = (
+            n for key, n in zip(leading.keys, leading.lengths, strict=True) if self._fleet.index.holds(key)
+        )
+        return max(there, default=0) >= here + MIN_TOKENS
 
     def _beside(self, session: Session, leading: Leading) -> EngineId | None:
         """The engine on which the input that comes next is being made."""
@@ -221,7 +238,7 @@ class Ahead:
             if call.state != "waiting" or record.model != model.name or not _has_room(member):
                 continue
             leading = self._leading(session, record, model)
-            if leading is None or leading.missing != variable_id:
+            if leading is None or leading.missing != variable_id or self._is_elsewhere(member, leading):
                 continue
             key = generated_key(leading.key, variable_id)
             if key not in seen:
@@ -265,7 +282,7 @@ class Ahead:
             pipe.wake.set()
 
     async def _pump(self, pipe: _Pipe) -> None:
-        if pipe.came_to_nothing:
+        if pipe.came_to_nothing or self._is_elsewhere(pipe.member, pipe.leading):
             return
         match = self._note(pipe.member, pipe.context_id, pipe.leading)
         parent = match.ref if match else None

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import islice
 
 from parrot.core.executor.fleet import Member, Share
-from parrot.core.executor.outlook import look_ahead_from
+from parrot.core.executor.outlook import look_ahead_from, look_ahead_of
 from parrot.core.executor.prompt_writer import (
     LONG_TEXT_CHARS,
     PromptWriter,
@@ -67,6 +67,7 @@ class Dispatcher:
             fair=config.policy == "app-centric" and config.has("fairness"),
             turns=config.session_order == "turns",
             share=config.has("sharing"),
+            group=config.has("groups"),
             admission=runtime.admission,
         )
         self._joining: dict[CallId, tuple[Session, CallRecord, Model, Prompt]] = {}
@@ -350,6 +351,7 @@ class Dispatcher:
             )
         share = Share.of(entry.seen, placement.num_shared_tokens)
         member.take(share)
+        look_ahead_of(self._runtime, session, record.call_id)
         self._idle.clear()
         task = group.create_task(
             self._drive(session, record, entry.model, member, share), name=record.call_id

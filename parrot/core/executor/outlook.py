@@ -1,6 +1,6 @@
 """What can be seen of calls that still wait for inputs: what to keep for them, and what to fill for them."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 
 from parrot.core.executor.runtime import Runtime
@@ -9,13 +9,33 @@ from parrot.core.sessions import CallRecord, Session
 from parrot.core.variables import Variable
 from parrot.types.ids import CallId, VariableId
 
+_RUNNING = frozenset({"running"})
+_NEAR = frozenset({"ready", "running"})
+
 
 def look_ahead(runtime: Runtime, session: Session, call_ids: Iterable[CallId]) -> None:
-    """Have what is certain of the prompts of waiting calls kept where it is, and filled if there is room."""
+    """Have what is certain of the prompts of waiting calls kept where it is, and filled if there is room.
+
+    What comes soon is filled, not what is stages away: it would take the place of what is needed before.
+    """
     for call_id in call_ids:
         if session.graph.calls[call_id].state == "waiting":
             _want(runtime, session, session.records[call_id])
-            runtime.ahead.consider(session, session.records[call_id])
+            if _is_being_made(session, call_id, _RUNNING):
+                runtime.ahead.consider(session, session.records[call_id])
+
+
+def look_ahead_of(runtime: Runtime, session: Session, call_id: CallId) -> None:
+    """A call begins to run: do as `look_ahead` for the calls that wait for it alone; they are next, and it is
+    known where.
+    """
+    graph = session.graph
+    for variable_id in graph.calls[call_id].outputs.values():
+        for consumer in graph.variables[variable_id].consumers:
+            call = graph.calls[consumer]
+            if call.state == "waiting" and call.num_missing == 1:
+                _want(runtime, session, session.records[consumer])
+                runtime.ahead.consider(session, session.records[consumer])
 
 
 def look_ahead_from(runtime: Runtime, session: Session, variable: Variable) -> None:
@@ -29,10 +49,11 @@ def look_ahead_from(runtime: Runtime, session: Session, variable: Variable) -> N
         record, call = session.records[call_id], session.graph.calls[call_id]
         if call.state != "waiting":
             continue
-        if _is_power_of_two(call.num_missing):
+        at_turn = _is_power_of_two(call.num_missing)
+        if at_turn:
             _want(runtime, session, record)
-            runtime.ahead.consider(session, record)
-        elif record.leading is None or record.leading.missing == variable.variable_id:
+        more = at_turn or record.leading is None or record.leading.missing == variable.variable_id
+        if more and _is_being_made(session, call_id, _NEAR):
             runtime.ahead.consider(session, record)
 
 
@@ -65,8 +86,20 @@ def _will_be_generated(session: Session, variable_id: VariableId) -> bool:
 
 def _distance(session: Session, call_id: CallId) -> int:
     """How far a waiting call is from running: 1 when all it waits for is being made, else 2."""
-    variables = session.graph.variables
-    missing = (v for v in session.graph.calls[call_id].inputs.values() if variables[v].state == "pending")
-    producers = (variables[variable_id].producer for variable_id in missing)
-    near = all(p is not None and session.graph.calls[p].state in {"ready", "running"} for p in producers)
-    return 1 if near else 2
+    return 1 if all(state in _NEAR for state in _producers(session, call_id)) else 2
+
+
+def _is_being_made(session: Session, call_id: CallId, states: Collection[str]) -> bool:
+    """Whether everything that a waiting call waits for is a client's to set, or made by a call in one of
+    these states.
+    """
+    return all(state is None or state in states for state in _producers(session, call_id))
+
+
+def _producers(session: Session, call_id: CallId) -> Iterator[str | None]:
+    """The states of the calls that make what a waiting call waits for; None for what a client sets."""
+    graph = session.graph
+    for variable_id in graph.calls[call_id].inputs.values():
+        variable = graph.variables[variable_id]
+        if variable.state == "pending":
+            yield None if variable.producer is None else graph.calls[variable.producer].state

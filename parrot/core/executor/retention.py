@@ -28,6 +28,7 @@ class Retention:
         self._dirty: dict[PrefixKey, None] = {}
         self._told: dict[PrefixKey, int] = {}
         """Key → the least distance that engines were told of."""
+        fleet.index.on_first = self._held_anew
         self._wake = asyncio.Event()
         self.num_faults = 0
         """Rounds of telling that failed by a fault of the service."""
@@ -84,6 +85,12 @@ class Retention:
                 # What caches are worth is advice: without it, the service goes on.
                 self.num_faults += 1
                 logger.exception("telling what contexts are worth failed by a fault of the service")
+
+    def _held_anew(self, key: PrefixKey) -> None:
+        """A context that nobody was told of is the one that holds a key."""
+        if key in self._near:
+            self._told.pop(key, None)
+            self._look_again(key, self._near[key])
 
     def _look_again(self, key: PrefixKey, near: Mapping[int, int]) -> None:
         """Those who want a key have changed: engines are told, unless they know it so."""

@@ -43,12 +43,19 @@ class WaitingRoom:
     """
 
     def __init__(
-        self, *, fair: bool, share: bool, turns: bool = False, admission: Admission | None = None
+        self,
+        *,
+        fair: bool,
+        share: bool,
+        turns: bool = False,
+        group: bool = True,
+        admission: Admission | None = None,
     ) -> None:
         """`admission` says how many calls of a tenant may run, and is told how many wait and run."""
         weight_of = _no_weight if admission is None else admission.weight_of
         self._fair = FairQueue(weight_of=weight_of, turns=turns) if fair else None
         self._share = share
+        self._group = group
         self._ready: dict[CallId, Ready] = {}
         self._admission = admission
         self._occupancy = admission.occupancy if admission is not None else Occupancy()
@@ -66,7 +73,7 @@ class WaitingRoom:
         self, session: Session, record: CallRecord, model: Model, prompt: Prompt, *, now_s: float
     ) -> None:
         """A call has all its inputs and its prompt."""
-        objective = record.objective = _objective(session, record)
+        objective = record.objective = self._objective(session, record)
         work = session.analysis.work(record.call_id)
         seen = ReadyCall(
             call_id=record.call_id,
@@ -111,10 +118,15 @@ class WaitingRoom:
                 self.remove(call_id)
                 self.add(session, ready.record, ready.model, ready.prompt, now_s=now_s)
 
+    def _objective(self, session: Session, record: CallRecord) -> CallObjective:
+        """What is wanted of a call; where nothing is grouped, as if each were waited for by itself."""
+        found = _in_group(session, session.analysis.objective(record.call_id) or _LATENCY)
+        return found if self._group or found.task_group is None else replace(found, task_group=None)
+
     def _has_changed(self, ready: Ready, now_s: float) -> bool:
         """Whether a waiting call would be noted otherwise now than it was."""
         session, record, seen = ready.session, ready.record, ready.seen
-        objective = _objective(session, record)
+        objective = self._objective(session, record)
         if objective != seen.objective:
             return True
         if session.analysis.work(record.call_id).output_tokens != seen.num_output_tokens:
@@ -202,10 +214,6 @@ def _due_s(session: Session, record: CallRecord, *, bulk: bool, now_s: float) ->
         start_by_s=None if slack_s is None else now_s + slack_s,
         urgency_s=session.part_of.urgency_s,
     )
-
-
-def _objective(session: Session, record: CallRecord) -> CallObjective:
-    return _in_group(session, session.analysis.objective(record.call_id) or _LATENCY)
 
 
 def _in_group(session: Session, objective: CallObjective) -> CallObjective:
