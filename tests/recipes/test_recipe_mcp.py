@@ -12,5 +12,5 @@ def test_the_page_runs_and_the_service_sees_what_it_says(recipe: Recipe) -> None
     (printed,) = recipe.run_page("how-to/mcp.md")
     assert "translate - Translates a text. ['text']" in printed
     assert "{'translation': 'Bonum mane'}" in printed
-    names = [request.body["name"] for request in recipe.asked("/v1/sessions") if request.body.get("name")]
-    assert names == ["mcp translate"]
+    runs = [request.body["session"] for request in recipe.asked("/v1/run")]
+    assert [session["name"] for session in runs if session.get("name")] == ["mcp translate"]

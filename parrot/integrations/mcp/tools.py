@@ -1,25 +1,19 @@
 """Registered functions as tools: their schemas, their calls, and what these gave."""
 
 import json
-import logging
 from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from anyio import CancelScope
 from mcp_types import CallToolResult, TextContent, Tool
 
 from parrot.errors import ParrotError, TemplateError
 from parrot.sdk.client import Client
-from parrot.sdk.connect import client_at
-from parrot.wire.errors import from_body
+from parrot.sdk.connect import client_at, connect
+from parrot.sdk.registered import registered_function
 from parrot.wire.functions import FunctionView
-from parrot.wire.requests import SessionCreate
 
-WAIT_S = 20.0
-"""One long poll for an output."""
 TEXT: dict[str, object] = {"type": "string"}
-
-_log = logging.getLogger(__name__)
 
 
 class FunctionTools:
@@ -47,14 +41,29 @@ class FunctionTools:
         try:
             async with self._client(api_key) as client:
                 view = await client.function(name)
-                parameters = parameters_of(view, arguments)
-                return result_of(view, await _outputs(client, view, parameters))
+            return result_of(view, await self._outputs(view, inputs_of(view, arguments), api_key))
         except ParrotError as error:
             return failure(error)
 
     def offers(self, name: str) -> bool:
         """Whether a function of this name may be called at all."""
         return not self._only or name in self._only
+
+    async def _outputs(
+        self, view: FunctionView, inputs: Mapping[str, str], api_key: str | None
+    ) -> dict[str, str]:
+        stack = AsyncExitStack()
+        try:
+            session = await stack.enter_async_context(
+                connect(self._url, api_key=api_key, name=f"mcp {view.name}", objective="latency")
+            )
+            made = session.call(registered_function(view), **inputs)
+            variables = made if len(view.outputs) > 1 else (made,)
+            return dict(zip(view.outputs, await session.gather(*variables), strict=True))
+        finally:
+            # Also when the agent has cancelled the call: its session is to end with it.
+            with CancelScope(shield=True):
+                await stack.aclose()
 
     @asynccontextmanager
     async def _client(self, api_key: str | None) -> AsyncIterator[Client]:
@@ -82,23 +91,25 @@ def as_tool(view: FunctionView) -> Tool:
     )
 
 
-def parameters_of(view: FunctionView, arguments: Mapping[str, object]) -> dict[str, object]:
-    """A call's parameters.
+def inputs_of(view: FunctionView, arguments: Mapping[str, object]) -> dict[str, str]:
+    """A call's inputs.
 
     Raises:
         TemplateError: an argument that the function does not have, that it misses, or that is no text.
     """
+    inputs: dict[str, str] = {}
     for name, value in arguments.items():
         if name not in view.inputs:
             raise TemplateError(f"{view.name} has no input {name}", code="unused_parameter", param=name)
         if not isinstance(value, str):
             raise TemplateError(f"the input {name} is a text", code="invalid_value", param=name)
-    missing = [n for n, known in view.inputs.items() if known.default is None and n not in arguments]
+        inputs[name] = value
+    missing = [n for n, known in view.inputs.items() if known.default is None and n not in inputs]
     if missing:
         raise TemplateError(
             f"{view.name} needs the input {missing[0]}", code="unbound_placeholder", param=missing[0]
         )
-    return {name: {"value": value} for name, value in arguments.items()}
+    return inputs
 
 
 def result_of(view: FunctionView, texts: Mapping[str, str]) -> CallToolResult:
@@ -139,33 +150,3 @@ def _schema_of(output: Mapping[str, object]) -> dict[str, object]:
         return TEXT
     # A reference is resolved from the schema's root, which is another one in a tool's schema.
     return {} if '"$ref"' in json.dumps(schema) else schema
-
-
-async def _outputs(client: Client, view: FunctionView, parameters: Mapping[str, object]) -> dict[str, str]:
-    session = await client.open_session(SessionCreate(name=f"mcp {view.name}"))
-    try:
-        call = {"function": f"{view.name}@{view.version}", "parameters": parameters}
-        accepted = await client.submit(session.session_id, json.dumps({"calls": [call]}).encode())
-        made = accepted.calls[0].outputs
-        return {
-            name: await _value(client, session.session_id, made[name].variable_id) for name in view.outputs
-        }
-    finally:
-        with CancelScope(shield=True):
-            await _end(client, session.session_id)
-
-
-async def _end(client: Client, session_id: str) -> None:
-    try:
-        await client.delete_session(session_id)
-    except ParrotError as error:
-        _log.warning("session %s could not be deleted and will expire: %s", session_id, error)
-
-
-async def _value(client: Client, session_id: str, variable_id: str) -> str:
-    while True:
-        view = await client.get_variable(session_id, variable_id, wait_s=WAIT_S, objective="latency")
-        if view.error is not None:
-            raise from_body(view.error)
-        if view.state == "ready":
-            return view.value or ""

@@ -12,6 +12,8 @@ import pytest
 import pytest_asyncio
 from http_harness import KEY_A, KEY_B, Harness, running_service
 
+from parrot.engine.scripted_config import ScriptedConfig
+
 pytest.importorskip("mcp", reason="needs the extra mcp: nox -s mcp")
 
 import httpx2
@@ -172,6 +174,29 @@ async def test_a_service_that_is_away_is_told(service: Harness) -> None:
         command = _command(service, "--url", f"http://127.0.0.1:{closed.getsockname()[1]}")
         async with Client(command, read_timeout_seconds=60) as agent:
             assert "no service answers" in _text(await agent.call_tool("translate", {"text": "a"}))
+
+
+async def test_a_call_that_the_agent_cancels_frees_its_session() -> None:
+    slow = ScriptedConfig(context_tokens=4096, decode_step_s=0.05, tokens_per_step=1)
+    async with running_service(engine=slow) as service:
+        spec = {
+            "template": "{{text}}{{out}}",
+            "outputs": {"out": {"sampling": {"max_tokens": 3000, "ignore_eos": True}}},
+        }
+        assert (await service.client.put("/v1/functions/long", json=spec)).status_code == 201
+        async with _agent(service) as agent:
+            calling = asyncio.create_task(agent.call_tool("long", {"text": "a"}))
+            await _until(service, 1)
+            calling.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await calling
+            await _until(service, 0)
+
+
+async def _until(service: Harness, num_sessions: int) -> None:
+    async with asyncio.timeout(60):
+        while len((await service.client.get("/v1/sessions")).json()["sessions"]) != num_sessions:
+            await asyncio.sleep(0.05)
 
 
 @asynccontextmanager
