@@ -10,6 +10,10 @@ MEMBERS = {
     "apps": ("parrot.cli.bench_apps:bench_apps", "Run applications on Parrot and on other servers in turn."),
     "control": ("parrot.cli.bench_control:bench_control", "Measure the service by itself, over HTTP."),
     "scale": ("parrot.cli.bench_scale:bench_scale", "Large and many applications, over HTTP."),
+    "migration": (
+        "parrot.cli.bench_migration:bench_migration",
+        "One application in five versions, from a plain loop to semantic functions.",
+    ),
     "report": ("parrot.cli.bench_report:bench_report", "Make the page of measurements from result files."),
 }
 

@@ -1,0 +1,1 @@
+"""One application in several versions, from a plain loop to semantic functions, and what each step gains."""
