@@ -179,6 +179,7 @@ def sessions_cancel(
 
 
 def _write_engines(found: EngineList) -> None:
+    told = found.has_loads
     write_table(
         [
             "ENGINE",
@@ -199,10 +200,10 @@ def _write_engines(found: EngineList) -> None:
                 engine.kind,
                 engine.device,
                 engine.state,
-                engine.num_running,
-                engine.num_waiting,
-                _share(engine.num_owned_blocks, engine.num_blocks),
-                _share(engine.num_cached_blocks, engine.num_blocks),
+                engine.num_running if told else "-",
+                engine.num_waiting if told else "-",
+                _share(engine.num_owned_blocks, engine.num_blocks if told else 0),
+                _share(engine.num_cached_blocks, engine.num_blocks if told else 0),
                 engine.kv_capacity_tokens,
             )
             for engine in found.engines

@@ -13,9 +13,9 @@ from parrot.server.auth import Authenticator
 from parrot.server.config import ServerConfig
 from parrot.server.metrics import Metrics
 from parrot.server.openapi import DirectRoute, describe
-from parrot.server.parameters import query_of, tenant_of
+from parrot.server.parameters import caller_of, query_of, tenant_of
 from parrot.server.routes import json_answer
-from parrot.wire.answers import EngineList, Health, ModelList
+from parrot.wire.answers import ENGINE_LOAD, EngineList, Health, ModelList
 
 SERVER_LIMITS = (
     "max_connections",
@@ -79,9 +79,13 @@ class OperationRoutes:
         return json_answer(self._service.models())
 
     async def engines(self, request: Request) -> Response:
-        """The engines and their loads."""
+        """The engines; with their loads for operators, which is everybody where there are no keys."""
         query_of(request)
-        return json_answer(self._service.engines())
+        found = self._service.engines()
+        if caller_of(request.scope).admin:
+            return json_answer(found)
+        bare = found.model_dump(mode="json", exclude={"engines": {"__all__": set(ENGINE_LOAD)}})
+        return Response(msgspec.json.encode(bare | {"has_loads": False}), media_type="application/json")
 
     async def limits(self, request: Request) -> Response:
         """The limits that hold here for whoever asks, those of the HTTP service itself among them."""

@@ -215,7 +215,7 @@ class ModelList(Answer):
 
 
 class EngineView(Answer):
-    """One engine and its load."""
+    """One engine. Its load is told to operators only: other tenants' work could be read off it."""
 
     engine_id: str
     kind: str
@@ -228,23 +228,41 @@ class EngineView(Answer):
     block_tokens: int
     num_blocks: int
     kv_capacity_tokens: int
-    num_running: int
-    num_waiting: int
-    num_owned_blocks: int
-    num_cached_blocks: int
-    num_free_blocks: int
-    num_prefilled_tokens: int
-    num_decoded_tokens: int
-    num_preemptions: int
-    num_evictions: int
     num_restarts: int
     description: str
+    num_running: int = 0
+    num_waiting: int = 0
+    num_owned_blocks: int = 0
+    num_cached_blocks: int = 0
+    num_free_blocks: int = 0
+    num_prefilled_tokens: int = 0
+    num_decoded_tokens: int = 0
+    num_preemptions: int = 0
+    num_evictions: int = 0
+
+
+ENGINE_LOAD = frozenset(
+    {
+        "num_running",
+        "num_waiting",
+        "num_owned_blocks",
+        "num_cached_blocks",
+        "num_free_blocks",
+        "num_prefilled_tokens",
+        "num_decoded_tokens",
+        "num_preemptions",
+        "num_evictions",
+    }
+)
+"""Fields of `EngineView` that are left out for tenants who are not operators."""
 
 
 class EngineList(Answer):
     """`GET /v1/engines`."""
 
     engines: tuple[EngineView, ...]
+    has_loads: bool = True
+    """Whether whoever asked is told the engines' loads."""
 
 
 class Delta(Answer):

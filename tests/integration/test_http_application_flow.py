@@ -136,6 +136,7 @@ async def test_an_idle_service_holds_no_memory_and_no_waiter(http_service: Harne
     await http_service.submit(sid, *chain(4))
     await http_service.variable(sid, "v3")
     await http_service.client.delete(f"/v1/sessions/{sid}")
-    engine = (await http_service.client.get("/v1/engines")).json()["engines"][0]
+    as_operator = {"Authorization": f"Bearer {KEY_ADMIN}"}
+    engine = (await http_service.client.get("/v1/engines", headers=as_operator)).json()["engines"][0]
     counters = http_service.service.counters()
     assert (engine["num_running"], counters["calls_running"], counters["waiters"]) == (0, 0, 0)

@@ -14,6 +14,8 @@ import pytest
 import pytest_asyncio
 from http_harness import KEY_ADMIN, KEY_B, Harness, call
 
+from parrot.wire.answers import ENGINE_LOAD
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 AS_B = {"Authorization": f"Bearer {KEY_B}"}
@@ -244,6 +246,16 @@ async def test_an_idempotency_key_is_ones_own(http_service: Harness, things: Thi
     )
     assert (mine.status_code, theirs.status_code) == (202, 202)
     assert mine.json()["calls"][0]["call_id"] != theirs.json()["calls"][0]["call_id"]
+
+
+async def test_what_engines_do_is_told_to_operators_only(http_service: Harness) -> None:
+    tenant, operator = [
+        (await http_service.client.get("/v1/engines", headers=headers)).json() for headers in (AS_B, AS_ADMIN)
+    ]
+    assert (tenant["has_loads"], operator["has_loads"]) == (False, True)
+    hidden = operator["engines"][0].keys() - tenant["engines"][0].keys()
+    assert hidden == ENGINE_LOAD
+    assert tenant["engines"][0]["state"] == "up"
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
