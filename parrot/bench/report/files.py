@@ -30,6 +30,7 @@ class Results:
 
     engine: tuple[ResultFile, ...] = ()
     apps: tuple[ResultFile, ...] = ()
+    migration: tuple[ResultFile, ...] = ()
     control: tuple[ResultFile, ...] = ()
     scale: tuple[ResultFile, ...] = ()
     soak: tuple[ResultFile, ...] = ()
@@ -37,6 +38,7 @@ class Results:
     paper: tuple[ResultFile, ...] = ()
     ablations: tuple[ResultFile, ...] = ()
     speed: tuple[ResultFile, ...] = ()
+    langchain: tuple[ResultFile, ...] = ()
     unknown: tuple[ResultFile, ...] = ()
     """Of no kind that is shown."""
 
@@ -44,11 +46,13 @@ class Results:
         """Every file that is shown."""
         return (
             *self.apps,
+            *self.migration,
             *self.engine,
             *self.control,
             *self.scale,
             *self.soak,
             *self.reliability,
+            *self.langchain,
             *self.speed,
             *self.paper,
             *self.ablations,
@@ -58,10 +62,12 @@ class Results:
 _SCHEMAS = {
     "parrot.bench.engine/1": "engine",
     "parrot.bench.apps/1": "apps",
+    "parrot.bench.migration/1": "migration",
     "parrot.bench.control/1": "control",
     "parrot.bench.scale/1": "scale",
     "parrot.bench.soak/1": "soak",
     "parrot.bench.sim-speed/1": "speed",
+    "parrot.bench.langchain/1": "langchain",
 }
 _NAMES = {
     "reliability": "reliability",

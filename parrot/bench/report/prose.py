@@ -34,6 +34,14 @@ Servers as they describe themselves. vLLM's defaults have prefix caching and chu
 `parrot-completions` is Parrot's own completions API on the same engine: requests one by one, with prefix
 caching by blocks of tokens."""
 
+MIGRATION = """\
+One application of {calls} calls (a question is rewritten, documents are noted down with it, notes become
+findings, findings a report, which is written once more) in five versions, each a program of
+[examples/migration](../examples/migration), on one service with one engine. Prompts and the lengths of
+answers are equal, every run has texts of its own, and the versions take turns. *Requests* are what the
+client sent, *round trips* the most of them that waited for one another, *prefilled* the tokens that the
+engine computed for prompts. *Gain* is the first version's median over this one's. {service}; `{file}`"""
+
 ENGINE = """\
 {model}, {engine}; `{file}`. Floors are what this machine's memory and arithmetic allow, measured in the
 same run."""
@@ -55,6 +63,14 @@ Measured by `{command}`."""
 RELIABILITY = """\
 Scenarios with real processes, broken on purpose; `{file}`, measured by `make reliability`, and told in full
 on the page *Reliability* of the documentation."""
+
+LANGCHAIN = """\
+The classic patterns as ordinary LangChain programs: each as it is, a request a call (*eager*), and within
+`lazy(…)`, one application graph a run. Both on one service in turn, with {engine}, `{file}`. Every answer has
+{max_tokens} tokens, and every run a first message of its own. *Edges* are those of the graph that the service
+was given; a pattern without any gains nothing but what is shared. Times are seconds: the median, and from
+least to most of {runs} runs. *Gain* compares run with run; above 1, lazy is faster. Measured by
+`{command}`."""
 
 SPEED = """\
 In virtual time, on one processor; seconds are those of the processor. `{file}`"""
