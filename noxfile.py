@@ -140,7 +140,7 @@ def mcp(session: nox.Session) -> None:
         "python",
         "-m",
         "pytest",
-        "tests/integration/mcp",
+        "tests/integration/mcp_face",
         "tests/recipes/test_recipe_mcp.py",
         *session.posargs,
     )

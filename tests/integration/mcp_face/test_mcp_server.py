@@ -14,7 +14,7 @@ from http_harness import KEY_A, KEY_B, Harness, running_service
 
 from parrot.engine.scripted_config import ScriptedConfig
 
-pytest.importorskip("mcp", reason="needs the extra mcp: nox -s mcp")
+pytest.importorskip("mcp.client", reason="needs the extra mcp: nox -s mcp")
 
 import httpx2
 from mcp import Client, MCPError, StdioServerParameters
