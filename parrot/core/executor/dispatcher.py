@@ -1,21 +1,13 @@
 """Runs every ready call: has it placed, drives it, tries again what was not its fault, spreads what was."""
 
 import asyncio
-import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 
 from parrot.core.executor.fleet import Member, Share
 from parrot.core.executor.outlook import look_ahead_from, look_ahead_of
-from parrot.core.executor.prompt_writer import (
-    LONG_TEXT_CHARS,
-    PromptWriter,
-    Unwritten,
-    num_chars_of,
-    portions,
-)
+from parrot.core.executor.preparing import Preparing, failure_of
 from parrot.core.executor.runner import Attempt, Resolved
 from parrot.core.executor.runtime import Runtime
 from parrot.core.executor.streams import forget_live
@@ -23,10 +15,10 @@ from parrot.core.executor.suspects import Suspects
 from parrot.core.executor.waiting import Ready, WaitingRoom
 from parrot.core.graph import Spread
 from parrot.core.policies import make_policy
-from parrot.core.prompts import Model, Prompt
+from parrot.core.prompts import Model
 from parrot.core.scheduler import Placement, ReadyCall, Snapshot
 from parrot.core.sessions import CallRecord, Session
-from parrot.errors import CallError, EngineError, ParrotError, RequestError
+from parrot.errors import EngineError, ParrotError
 from parrot.ports.engine import Engine
 from parrot.types.events import (
     CallFinished,
@@ -39,17 +31,12 @@ from parrot.types.events import (
     VariableReady,
 )
 from parrot.types.ids import CallId, SessionId, VariableId
-from parrot.types.program import Program
 from parrot.wire.errors import to_failure
 
 MAX_ROUND = 1000
 """Ready calls that one scheduling round looks at, so that no round holds the event loop up for long."""
-MAX_PREPARED = 256
-"""Calls that are prepared in one turn of the event loop."""
 MAX_BAD_OUTPUTS = 2
 """Attempts that may end in `engine_bad_output`."""
-
-logger = logging.getLogger(__name__)
 
 
 class Dispatcher:
@@ -61,8 +48,6 @@ class Dispatcher:
         self._runtime = runtime
         config = runtime.config
         self._schedule = make_policy(config.policy, config.without)
-        self._writer = PromptWriter(runtime)
-        self._new: dict[CallId, tuple[Session, CallRecord]] = {}
         self._ready = WaitingRoom(
             fair=config.policy == "app-centric" and config.has("fairness"),
             turns=config.session_order == "turns",
@@ -70,14 +55,13 @@ class Dispatcher:
             group=config.has("groups"),
             admission=runtime.admission,
         )
-        self._joining: dict[CallId, tuple[Session, CallRecord, Model, Prompt]] = {}
-        """Calls that are prepared. They begin to wait when all that came with them are known too."""
         self._stale: dict[SessionId, Session] = {}
         """Sessions in which something changed that objectives follow from."""
         self._running: dict[CallId, asyncio.Task[None]] = {}
         self._suspects = Suspects()
         self.active: dict[CallId, tuple[Session, CallRecord]] = {}
         """Calls with all their inputs that have not ended, oldest first."""
+        self._preparing = Preparing(runtime, active=self.active, fail=self._fail_one)
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -93,7 +77,7 @@ class Dispatcher:
             while True:
                 await wake.wait()
                 wake.clear()
-                if self._prepare_new(group):
+                if self._preparing.prepare_some(group):
                     # The others are prepared after everything else that the event loop has to do.
                     asyncio.get_running_loop().call_soon(wake.set)
                 else:
@@ -109,9 +93,8 @@ class Dispatcher:
         for call_id in call_ids:
             record = session.records[call_id]
             record.ready_at, record.leading = now, None
-            self._new[call_id] = self.active[call_id] = (session, record)
-        if self._new:
-            self._runtime.fleet.wake_scheduler.set()
+            self.active[call_id] = (session, record)
+            self._preparing.add(session, record)
 
     def fail(
         self,
@@ -135,6 +118,9 @@ class Dispatcher:
                 self.spread(session, spread, own=failure, outcome=outcome)
                 ended.extend(spread.calls)
         return tuple(ended)
+
+    def _fail_one(self, session: Session, record: CallRecord, failure: Failure) -> None:
+        self.fail(session, [record.call_id], failure)
 
     def fail_pending(
         self,
@@ -195,81 +181,12 @@ class Dispatcher:
         self._ready.forget(session)
 
     def _stop(self, call_id: CallId) -> None:
-        self._new.pop(call_id, None)
-        self._joining.pop(call_id, None)
+        self._preparing.remove(call_id)
         self._ready.remove(call_id)
         self._runtime.retention.unwant(call_id)
         task = self._running.get(call_id)
         if task is not None and task is not asyncio.current_task():
             task.cancel()
-
-    # ── preparing: lower, tokenise ──────────────────────────────────────────────────────────────────────────
-
-    def _prepare_new(self, group: asyncio.TaskGroup) -> bool:
-        """Prepare some; says whether there are more."""
-        num_chars = num_prepared = 0
-        apart: list[Unwritten] = []
-        for call_id, (session, record) in list(self._new.items()):
-            model = self._runtime.fleet.models.get(record.model)
-            if model is None:
-                continue
-            if num_prepared == MAX_PREPARED:
-                break
-            del self._new[call_id]
-            num_prepared += 1
-            if record.prompt is not None:
-                self._enqueue(session, record, model, record.prompt)
-                continue
-            num_chars += num_chars_of(session, call_id)
-            if num_chars > LONG_TEXT_CHARS:
-                apart.append(Unwritten(session=session, record=record, model=model))
-            else:
-                with self._blaming(session, record):
-                    self._prepared(session, record, model, self._writer.write(session, record, model))
-        if apart:
-            group.create_task(self._prepare_apart(apart))
-        return num_prepared == MAX_PREPARED
-
-    async def _prepare_apart(self, calls: list[Unwritten]) -> None:
-        """Prepare calls in a thread, so much text at a time; who is done may be placed meanwhile."""
-        for portion in portions(calls):
-            results = await asyncio.to_thread(self._writer.write_all, portion)
-            for call, result in zip(portion, results, strict=True):
-                if call.record.call_id not in self.active:
-                    # It was cancelled, or its session closed.
-                    continue
-                with self._blaming(call.session, call.record):
-                    if isinstance(result, Exception):
-                        raise result
-                    self._prepared(call.session, call.record, call.model, result)
-            self._runtime.fleet.wake_scheduler.set()
-
-    def _prepared(
-        self, session: Session, record: CallRecord, model: Model, written: tuple[Program, Prompt]
-    ) -> None:
-        record.program, record.prompt = written
-        record.num_prompt_tokens = record.prompt.num_tokens
-        self._enqueue(session, record, model, record.prompt)
-
-    @contextmanager
-    def _blaming(self, session: Session, record: CallRecord) -> Iterator[None]:
-        """The boundary between one call and all others: what goes wrong inside fails this call alone."""
-        try:
-            yield
-        except (CallError, RequestError) as error:
-            self.fail(session, [record.call_id], to_failure(error))
-        except Exception:
-            # A fault of ours; it is logged in full.
-            logger.exception("call %s failed by a fault of the service", record.call_id)
-            failure = Failure(code="internal", message="a fault of the service; its log has the call's id")
-            self.fail(session, [record.call_id], failure)
-
-    def _enqueue(self, session: Session, record: CallRecord, model: Model, prompt: Prompt) -> None:
-        session.analysis.refresh(record.call_id)
-        session.analysis.measured(record.call_id, prompt.num_tokens)
-        if self._runtime.config.has("retention"):
-            self._runtime.retention.want(record.call_id, prompt.keys, 0)
-        self._joining[record.call_id] = (session, record, model, prompt)
 
     # ── placing ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -283,9 +200,9 @@ class Dispatcher:
         now = self._runtime.clock.wall_s()
         while self._stale:
             self._ready.refresh(self._stale.popitem()[1], now_s=now)
-        for session, record, model, prompt in self._joining.values():
-            self._ready.add(session, record, model, prompt, now_s=now)
-        self._joining.clear()
+        # What is prepared begins to wait when all that came with it is known too.
+        for new in self._preparing.take():
+            self._ready.add(new.session, new.record, new.model, new.prompt, now_s=now)
         if not self._ready:
             return
         fleet = self._runtime.fleet
@@ -383,7 +300,7 @@ class Dispatcher:
     ) -> None:
         """Run one attempt to its end. What goes wrong in it stays in it."""
         engine = member.engine
-        with self._blaming(session, record):
+        try:
             try:
                 await self._attempt(session, record, model, member, engine, share)
             except EngineError as error:
@@ -393,6 +310,8 @@ class Dispatcher:
             else:
                 if not session.graph.calls[record.call_id].ended:
                     self._finish(session, record, [])
+        except Exception as error:  # noqa: BLE001 - the boundary between one call and all others
+            self._fail_one(session, record, failure_of(record.call_id, error))
 
     async def _attempt(
         self,
