@@ -235,8 +235,8 @@ async def test_an_event_stream_that_begins_while_its_session_closes_ends() -> No
         await put(service, sid, "doc", "v")
         items = service.stream_session(TENANT, sid)
         store.gate.clear()
-        deleting = asyncio.create_task(service.delete_session(TENANT, sid))
         reading = asyncio.create_task(anext(items))
+        deleting = asyncio.create_task(service.delete_session(TENANT, sid))
         loading = store.load_session
 
         async def load_late(session_id: SessionId, *, after_seq: int = 0) -> object:

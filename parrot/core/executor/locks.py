@@ -1,9 +1,6 @@
 """One change of a session's shape at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from weakref import WeakValueDictionary
 
 from parrot.core.sessions import Session
 from parrot.errors import GoneError
@@ -19,15 +16,54 @@ class SessionLocks:
     """
 
     def __init__(self) -> None:
-        self._locks: WeakValueDictionary[SessionId, asyncio.Lock] = WeakValueDictionary()
+        self._locks: dict[SessionId, _Lock] = {}
 
-    @asynccontextmanager
-    async def hold(self, session: Session) -> AsyncIterator[None]:
-        """Hold back other changes; raises `GoneError` when the session is being closed."""
-        lock = self._locks.get(session.session_id)
+    def hold(self, session: Session) -> "_Hold":
+        """Hold back other changes while the block lasts; raises `GoneError` when the session is being closed
+        by then.
+        """
+        return _Hold(self._locks, session)
+
+
+class _Lock(asyncio.Lock):
+    """Counts those who hold it or wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_users = 0
+
+
+class _Hold:
+    """One who holds a session's lock, or waits for it."""
+
+    __slots__ = ("_lock", "_locks", "_session")
+
+    def __init__(self, locks: dict[SessionId, _Lock], session: Session) -> None:
+        self._locks = locks
+        self._session = session
+
+    async def __aenter__(self) -> None:
+        session_id = self._session.session_id
+        lock = self._locks.get(session_id)
         if lock is None:
-            lock = self._locks[session.session_id] = asyncio.Lock()
-        async with lock:
-            if session.closing:
-                raise GoneError("the session was deleted")
-            yield
+            lock = self._locks[session_id] = _Lock()
+        self._lock = lock
+        lock.num_users += 1
+        try:
+            await lock.acquire()
+        except asyncio.CancelledError:
+            self._leave()
+            raise
+        if self._session.closing:
+            lock.release()
+            self._leave()
+            raise GoneError("the session was deleted")
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+        self._leave()
+
+    def _leave(self) -> None:
+        self._lock.num_users -= 1
+        if not self._lock.num_users:
+            del self._locks[self._session.session_id]

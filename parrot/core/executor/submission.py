@@ -12,6 +12,7 @@ from parrot.core.executor.dispatcher import Dispatcher
 from parrot.core.executor.outlook import look_ahead
 from parrot.core.executor.prompt_writer import LONG_TEXT_CHARS
 from parrot.core.executor.runtime import Runtime
+from parrot.core.graph import NewCall, Stages
 from parrot.core.lowering import check_call, lower
 from parrot.core.prompts import Model, Prompt, write_prompt
 from parrot.core.recovery import new_calls, record_calls
@@ -55,6 +56,9 @@ class Planned:
 
     event: CallsSubmitted
     """Tells of variables that were given with the calls, too."""
+    calls: Sequence[NewCall]
+    stages: Stages
+    """As the graph found them, to which nothing is added until this is applied."""
     named: Mapping[str, VariableId]
     """Named variables that the submission creates or produces."""
     specs: Sequence[CallSpec]
@@ -145,10 +149,19 @@ class Submission:
             variables=bound.variables,
             wall_s=self._runtime.clock.wall_s(),
         )
-        session.graph.check(new_calls(event), event.variables)
+        calls = new_calls(event)
+        stages = session.graph.check(calls, event.variables)
         lowered = self._lower_all(session, request.calls, bound)
         reply = _accepted(session, bound)
-        return Planned(event=event, named=bound.named, specs=request.calls, lowered=lowered, reply=reply)
+        return Planned(
+            event=event,
+            calls=calls,
+            stages=stages,
+            named=bound.named,
+            specs=request.calls,
+            lowered=lowered,
+            reply=reply,
+        )
 
     async def _find_reply(self, session: Session, key: str | None) -> SentReply | None:
         if key is None:
@@ -279,7 +292,7 @@ class Submission:
             record = session.records[call.call_id]
             record.program, record.prompt = made.program, made.prompt
             record.num_prompt_tokens = made.prompt.num_tokens if made.prompt else 0
-        added = session.graph.add(new_calls(event), event.variables)
+        added = session.graph.add(planned.calls, event.variables, checked=planned.stages)
         session.analysis.added(call.call_id for call in event.calls)
         self._runtime.counters["calls_submitted"] += len(event.calls)
         self._dispatcher.spread(session, added.failed)
