@@ -154,20 +154,25 @@ class Cost:
 
     seconds: float
     prefilled_tokens: int
+    decoded_tokens: int
 
 
 def measured(run: Callable[[], Any], url: str) -> tuple[Any, Cost]:
     """A run's value and cost."""
-    before, began = prefilled_tokens(url), time.perf_counter()
+    before, began = computed_tokens(url), time.perf_counter()
     value = run()
     seconds = time.perf_counter() - began
-    return value, Cost(seconds=seconds, prefilled_tokens=prefilled_tokens(url) - before)
+    prefilled, decoded = (now - then for now, then in zip(computed_tokens(url), before, strict=True))
+    return value, Cost(seconds=seconds, prefilled_tokens=prefilled, decoded_tokens=decoded)
 
 
-def prefilled_tokens(url: str) -> int:
-    """Tokens that the service's engines have prefilled so far."""
+def computed_tokens(url: str) -> tuple[int, int]:
+    """Tokens that the service's engines have prefilled and decoded so far."""
     engines = httpx2.get(f"{url}/v1/engines").json()["engines"]
-    return sum(engine["num_prefilled_tokens"] for engine in engines)
+    return (
+        sum(engine["num_prefilled_tokens"] for engine in engines),
+        sum(engine["num_decoded_tokens"] for engine in engines),
+    )
 
 
 def main(url: str = URL, name: str = "scripted", round_trip_s: str = "0") -> dict[str, tuple[Cost, Cost]]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from inspect import Parameter, Signature
 from typing import Any, TypeAlias
 
-from parrot.errors import ParrotError
 from parrot.integrations.background import background
 from parrot.sdk.connect import connect
 from parrot.sdk.function import SemanticFunction
@@ -22,6 +21,9 @@ from parrot.types.template import PlaceholderPiece, TextPiece, write_template
 
 MAX_PLACEHOLDERS = 120
 """The service takes 128 in one call, the output counted."""
+
+LINGER_S = 0.01
+"""A framework takes so long from one call to the next: they go together, unless somebody waits for one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +134,7 @@ class Run:
             async with session.batch():
                 for call, answer in calls:
                     answer.set_result(await _submit(session, call))
-        except ParrotError as error:
+        except Exception as error:  # noqa: BLE001 - it is raised where an answer is waited for
             for _, answer in calls:
                 if not answer.done():
                     answer.set_exception(error)
@@ -147,7 +149,9 @@ class Run:
                     metadata=self._metadata or None,
                     transport=self._background.connections,
                 )
-                self._sessions[service] = await self._stack.enter_async_context(opened)
+                session = await self._stack.enter_async_context(opened)
+                session.linger(LINGER_S)
+                self._sessions[service] = session
             return self._sessions[service]
 
     # ── texts ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,13 +4,17 @@ from parrot.bench.report import prose
 from parrot.bench.report.apps import applications, baselines, serving
 from parrot.bench.report.engine import control, engine, reliability, scale, soak
 from parrot.bench.report.files import ResultFile, Results
+from parrot.bench.report.langchain import langchain
 from parrot.bench.report.markdown import code, number, section, table
+from parrot.bench.report.migration import migration
 from parrot.bench.report.paper import ablations, fair, paper
 from parrot.bench.report.speed import speed
 
 EXPECTED = {
     "engine": "the engine by itself (`parrot bench engine`)",
     "apps": "applications on real servers (`parrot bench apps`)",
+    "langchain": "LangChain's patterns, eager and lazy (`examples/langchain/measure.py`)",
+    "migration": "one application in five versions (`parrot bench migration`)",
     "control": "the control plane (`parrot bench control`)",
     "scale": "large and many applications (`parrot bench scale`)",
     "soak": "long random traffic on the engine (`parrot bench soak`)",
@@ -28,6 +32,8 @@ def render(results: Results) -> str:
         applications(results),
         serving(results),
         baselines(results),
+        langchain(results),
+        migration(results),
         engine(results),
         control(results),
         scale(results),
