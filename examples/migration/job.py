@@ -32,13 +32,13 @@ class Step:
 
 QUERY = Step(name="query", ask="Question: {question}\nA search query for it:", max_tokens=16)
 NOTE = Step(
-    name="note", ask="Query: {query}\nDocument: {document}\nNotes on it:", max_tokens=40, together=True
+    name="note", ask="Query: {query}\nDocument: {document}\nNotes on it:", max_tokens=20, together=True
 )
 FINDING = Step(
-    name="finding", ask="Query: {query}\nNotes:\n{notes}\nWhat they say:", max_tokens=50, together=True
+    name="finding", ask="Query: {query}\nNotes:\n{notes}\nWhat they say:", max_tokens=30, together=True
 )
-DRAFT = Step(name="draft", ask="Question: {question}\nFindings:\n{findings}\nA report:", max_tokens=80)
-REPORT = Step(name="report", ask="Question: {question}\nDraft:\n{draft}\nA better report:", max_tokens=80)
+DRAFT = Step(name="draft", ask="Question: {question}\nFindings:\n{findings}\nA report:", max_tokens=40)
+REPORT = Step(name="report", ask="Question: {question}\nDraft:\n{draft}\nA better report:", max_tokens=40)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

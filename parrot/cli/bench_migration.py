@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--quick", is_flag=True, help="Fewer and smaller: a look, not a result.")
 @click.option("--runs", type=click.IntRange(1, 1000), help="Of each version, at each round trip [3].")
 @click.option(
-    "--rtt", "rtts", type=click.FloatRange(0, 10), multiple=True, help="Round trips in seconds [0 0.1]."
+    "--rtt", "rtts", type=click.FloatRange(0, 10), multiple=True, help="Round trips in seconds [0 0.25]."
 )
 @click.option(
     "--clients",

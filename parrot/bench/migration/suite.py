@@ -36,10 +36,10 @@ class MigrationPlan:
     num_groups: int = 4
     num_documents: int = 5
     """Of each group."""
-    rules_words: int = 200
+    rules_words: int = 400
     """With which every prompt begins."""
-    document_words: int = 150
-    rtts_s: tuple[float, ...] = (0.0, 0.1)
+    document_words: int = 100
+    rtts_s: tuple[float, ...] = (0.0, 0.25)
     """Added to each request."""
     runs: int = 3
     """Of each version, at each round trip."""
@@ -198,9 +198,12 @@ class _Turns:
         self._http = http
         self._directory = directory
         self._clock = clock
+        self._counted = (0, 0)
+        """Tokens so far, when the last run had ended."""
 
     async def runs(self, tell: Callable[[str], None]) -> AsyncIterator[VersionRun]:
         """Every run, as it ends."""
+        self._counted = await self._counts()
         for rtt_s in self._plan.rtts_s:
             self._link.rtt_s = rtt_s
             for number in range(self._plan.runs):
@@ -215,11 +218,11 @@ class _Turns:
         job = self._directory / "job.json"
         # Texts of its own, so that nothing is there from another's run.
         job.write_text(json.dumps(self._plan.job(f"{name}/{rtt_s}/{number}")), encoding="utf-8")
-        before = await self._counts()
+        before = self._counted
         self._link.begin()
         seconds = await client.run(job)
         requests, round_trips = self._link.num_requests, self._link.num_round_trips
-        after = await self._counts()
+        after = self._counted = await self._counts()
         return VersionRun(
             version=name,
             rtt_s=rtt_s,

@@ -35,7 +35,7 @@ def test_versions_are_run_and_those_that_cannot_be_are_named(
     (summary,) = report["summaries"]
     assert (summary["version"], summary["gain"]) == ("parrot_sdk", 1.0)
     assert summary["num_round_trips"]["median"] <= 3
-    assert summary["decoded_tokens"]["median"] == 16 + 4 * 40 + 2 * 50 + 2 * 80
+    assert summary["decoded_tokens"]["median"] == 16 + 4 * 20 + 2 * 30 + 2 * 40
     assert report["num_calls"] == 9
     page = migration(Results(migration=(ResultFile(name=out.name, content=json.loads(out.read_text())),)))
     assert "| Parrot SDK | 10 |" in page
