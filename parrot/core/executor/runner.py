@@ -84,6 +84,9 @@ class Attempt:
         self._num_requests = 0
         self._filled = 0
         """Tokens in the current context, as far as requests have been answered."""
+        self._task: asyncio.Task[object] | None = None
+        self._stopped: str | None = None
+        """Why it was stopped."""
 
     async def run(self) -> None:
         """Generate every output that has no value yet. Frees its contexts however it ends; complete ones
@@ -99,22 +102,23 @@ class Attempt:
             await self._free(retain=complete)
 
     async def _run_until_stopped(self) -> None:
-        reasons: list[str] = []
+        self._task, self._record.stop = asyncio.current_task(), self._stop
         try:
-            async with asyncio.timeout(None) as end:
-
-                def stop(reason: str) -> None:
-                    reasons.append(reason)
-                    end.reschedule(asyncio.get_running_loop().time())
-
-                self._record.stop = stop
-                await self._run_parts()
-        except TimeoutError:
-            if not reasons:
+            await self._run_parts()
+        except asyncio.CancelledError:
+            # Who else cancels it means the call.
+            if self._stopped is None or self._task is None or self._task.uncancel() > 0:
                 raise
-            raise EngineError(f"engine {self._member.engine_id} gave {reasons[0]}") from None
+            raise EngineError(f"engine {self._member.engine_id} gave {self._stopped}") from None
         finally:
-            self._record.stop = None
+            # The task holds what runs in it, which is not to hold the task.
+            self._task = self._record.stop = None
+
+    def _stop(self, reason: str) -> None:
+        """End the attempt, whose engine gave what `reason` says."""
+        if self._stopped is None and self._task is not None:
+            self._stopped = reason
+            self._task.cancel()
 
     async def _run_parts(self) -> None:
         carry: tuple[int, ...] = ()
