@@ -35,6 +35,8 @@ class Outcome:
 
     begun: list[Work] = field(default_factory=list)
     """Generations that have their first token."""
+    grown: list[Work] = field(default_factory=list)
+    """Generations that have another piece."""
     ended: list[Work] = field(default_factory=list)
     failed: list[tuple[Work, ParrotError]] = field(default_factory=list)
 
@@ -61,6 +63,7 @@ class StrideBatch:
         step_tokens: int,
         chunked: bool,
         context_tokens: int,
+        piece_tokens: int | None = None,
     ) -> None:
         self.tree = tree
         self.num_preemptions = 0
@@ -72,6 +75,7 @@ class StrideBatch:
         self._step_tokens = step_tokens
         self._chunked = chunked
         self._context_tokens = context_tokens
+        self._piece_tokens = piece_tokens
         self._lines: dict[Context, deque[Work]] = {}
         self._parked: dict[Context, list[Work]] = {}
         self._queue: list[tuple[tuple[int, int], Work]] = []
@@ -228,8 +232,20 @@ class StrideBatch:
         """The request has `num_generated` tokens in the tree and goes on from here."""
         context = work.context
         self._decoding.start(work, self._output_tokens(work) - work.num_generated)
+        self._watch_piece(work)
         for other in self._parked.get(context, ()):
             self._decoding.watch(context, _child_towards(context, other.context).start - context.length)
+
+    def _watch_piece(self, work: Work) -> None:
+        """Stop when the next piece of an output is whole, where outputs are told in pieces."""
+        if self._piece_tokens is not None:
+            self._decoding.watch(work.context, self._piece_tokens - work.num_generated % self._piece_tokens)
+
+    def _note_piece(self, context: Context, outcome: Outcome) -> None:
+        work = self._decoding.works.get(context)
+        if work is not None and self._piece_tokens and work.num_generated % self._piece_tokens == 0:
+            outcome.grown.append(work)
+            self._watch_piece(work)
 
     def _catch_up(self, context: Context) -> None:
         """Bring the tree up to date with a context that decodes."""
@@ -308,6 +324,7 @@ class StrideBatch:
             outcome.ended.append(work)
         for context in watched:
             self._catch_up(context)
+            self._note_piece(context, outcome)
         for work in stride.grown:
             if work.stage == "prefilling":
                 self._after_prompt(work, outcome)

@@ -60,6 +60,9 @@ class SimulatedConfig:
     """
     context_tokens: int = 16_384
     """The window: prompt and outputs of one context together."""
+    piece_tokens: int | None = None
+    """Outputs are told in pieces of so many tokens, for whoever follows them; None: in two, the first token
+    and the rest, which is quicker to simulate."""
     description: str = ""
     """One line for people."""
 
@@ -67,6 +70,8 @@ class SimulatedConfig:
         for name in ("num_blocks", "block_tokens", "max_batch", "step_tokens", "context_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1", param=name)
+        if self.piece_tokens is not None and self.piece_tokens < 1:
+            raise ConfigError("piece_tokens must be at least 1", param="piece_tokens")
 
 
 class SimulatedEngine:
@@ -83,6 +88,7 @@ class SimulatedEngine:
             step_tokens=config.step_tokens,
             chunked=config.chunked,
             context_tokens=config.context_tokens,
+            piece_tokens=config.piece_tokens,
         )
         self._waiters: dict[Work, asyncio.Future[bool]] = {}
         self._board = NoticeBoard()
@@ -140,14 +146,14 @@ class SimulatedEngine:
         work = self._submit(request)
         seed = crc32(request.request_id.encode())
         try:
-            ended = await self._next(work)
-            if not ended:
-                yield GenerateChunk(text="", token_ids=(token_id(seed),))
-                await self._next(work)
+            num_told = 0
+            while not await self._next(work):
+                num_new, num_told = work.num_generated - num_told, work.num_generated
+                yield GenerateChunk(text="", token_ids=(token_id(seed),) * num_new)
             count = work.num_generated
             yield GenerateChunk(
                 text=mark(count, seed),
-                token_ids=(token_id(seed),) * (count - (not ended)),
+                token_ids=(token_id(seed),) * (count - num_told),
                 end=GenerateEnd(
                     reason="length",
                     exact=True,
@@ -254,7 +260,7 @@ class SimulatedEngine:
         self._begin()
 
     def _deliver(self, outcome: Outcome) -> None:
-        for work in outcome.begun:
+        for work in (*outcome.begun, *outcome.grown):
             self._tell_work(work, False)
         for work in outcome.ended:
             self._tell_work(work, True)

@@ -1,4 +1,5 @@
-"""The paper's applications, with the lengths of its experiments (figures 11 to 18); texts are marks.
+"""The paper's applications, with the lengths of its experiments (figures 11 to 18), and some more that show
+what single ingredients of the service are for; texts are marks.
 
 Each generator draws from a stream of its own, so that both sides of a comparison get the same prompts.
 """
@@ -185,6 +186,77 @@ def chat_request(rng: Random) -> Application:
     return single_call("chat", system=None, query_tokens=num_tokens, output_tokens=output, rng=rng)
 
 
+def roles(
+    rng: Random, *, num_roles: int = 8, manual_tokens: int = 3000, output_tokens: int = 60
+) -> Application:
+    """Agents in a row, each with a long manual of its own, that it reads before the output it goes on from:
+    all but that can be filled before its turn.
+    """
+    seeds = text_seeds(rng)
+    calls: list[AppCall] = []
+    for index in range(num_roles):
+        before: tuple[Piece, ...] = (Ref(call=calls[-1].name),) if calls else ()
+        manual = Text(num_tokens=manual_tokens, seed=seeds())
+        prompt = (manual, *before, Text(num_tokens=20, seed=4))
+        calls.append(AppCall(name=f"role_{index}", prompt=prompt, num_output_tokens=output_tokens))
+    return Application(kind="roles", rounds=(tuple(calls),))
+
+
+def recheck(
+    rng: Random, *, document_tokens: int = 6000, work_tokens: int = 400, output_tokens: int = 50
+) -> Application:
+    """Read a document, do something long without it, and come back to check that against the document."""
+    document = Text(num_tokens=document_tokens, seed=text_seeds(rng)())
+    question = Text(num_tokens=20, seed=5)
+    calls = (
+        AppCall(name="read", prompt=(document, question), num_output_tokens=output_tokens),
+        AppCall(
+            name="work",
+            prompt=(Text(num_tokens=60, seed=6), Ref(call="read"), question),
+            num_output_tokens=work_tokens,
+        ),
+        AppCall(
+            name="check",
+            prompt=(document, Ref(call="work"), Text(num_tokens=20, seed=7)),
+            num_output_tokens=output_tokens,
+        ),
+    )
+    return Application(kind="recheck", rounds=(calls,))
+
+
+def questions(
+    rng: Random, *, num_questions: int = 16, document_tokens: int = 5000, output_tokens: int = 80
+) -> Application:
+    """Many questions about one document at the same time, then one answer from all of theirs."""
+    seeds = text_seeds(rng)
+    document = Text(num_tokens=document_tokens, seed=seeds())
+    asked = tuple(
+        AppCall(
+            name=f"question_{index}",
+            prompt=(document, Text(num_tokens=30, seed=seeds())),
+            num_output_tokens=output_tokens,
+        )
+        for index in range(num_questions)
+    )
+    answer = AppCall(
+        name="answer",
+        prompt=(Text(num_tokens=_INSTRUCTION_TOKENS, seed=8), *(Ref(call=each.name) for each in asked)),
+        num_output_tokens=output_tokens,
+    )
+    return Application(kind="questions", rounds=((*asked, answer),))
+
+
+def rewrite(rng: Random, *, num_steps: int = 6, output_tokens: int = 600) -> Application:
+    """A text is written and rewritten again and again: prompts are hardly more than the output before."""
+    calls: list[AppCall] = []
+    begin = Text(num_tokens=200, seed=text_seeds(rng)())
+    for index in range(num_steps):
+        before: Piece = Ref(call=calls[-1].name) if calls else begin
+        prompt = (Text(num_tokens=_INSTRUCTION_TOKENS, seed=9), before, Text(num_tokens=20, seed=10))
+        calls.append(AppCall(name=f"version_{index}", prompt=prompt, num_output_tokens=output_tokens))
+    return Application(kind="rewrite", rounds=(tuple(calls),))
+
+
 APPLICATIONS: Mapping[str, Callable[[Random], Application]] = {
     "chain": chain_summary,
     "mapreduce": map_reduce_summary,
@@ -192,5 +264,9 @@ APPLICATIONS: Mapping[str, Callable[[Random], Application]] = {
     "gpts": gpts_request,
     "team": coding_team,
     "chat": chat_request,
+    "roles": roles,
+    "recheck": recheck,
+    "questions": questions,
+    "rewrite": rewrite,
 }
 """Applications by name, with their usual parameters."""

@@ -137,7 +137,8 @@ def test_ablations_switch_off_one_thing_at_a_time(tmp_path: Path) -> None:
     told: list[str] = []
     rows = ablations.run_ablations([workload], on_progress=lambda label, _: told.append(label))
     assert told == ["copilot, heavy load"]
-    assert set(rows[0].without) == {*get_args(Ingredient), ablations.GRAPHS, ablations.ATTENTION}
+    others = {ablations.AHEAD, ablations.GRAPHS, ablations.ATTENTION}
+    assert set(rows[0].without) == {*get_args(Ingredient), *others}
     assert rows[0].without["sharing"] > 1.1
     assert rows[0].without[ablations.ATTENTION] > 1.0
     ablations.write_ablations(rows, tmp_path / "new" / "sim-ablations.json")
