@@ -19,7 +19,7 @@ from project_files import ROOT
 from reliability.served_process import Served
 
 DOCUMENTED = "127.0.0.1:8321"
-PROGRAM_TIMEOUT_S = 100.0
+PROGRAM_TIMEOUT_S = 150.0
 QUIET = {
     "CREWAI_DISABLE_TELEMETRY": "true",
     "CREWAI_TRACING_ENABLED": "false",

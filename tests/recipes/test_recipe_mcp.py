@@ -5,6 +5,8 @@ from recipe_service import Recipe
 
 pytest.importorskip("mcp", reason="needs the extra mcp: nox -s mcp")
 
+pytestmark = pytest.mark.timeout(400)
+
 ANSWERS = {"Text: Good morning": "Bonum mane"}
 
 

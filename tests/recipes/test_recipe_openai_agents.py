@@ -5,6 +5,8 @@ from recipe_service import Recipe
 
 pytest.importorskip("agents", reason="the Agents SDK is not installed: nox -s openai_agents")
 
+pytestmark = pytest.mark.timeout(400)
+
 ANSWERS = {
     "rain in Paris": "It rains in Paris.",
     "How is the weather in Paris?": '{"name": "weather", "arguments": {"city": "Paris"}}',

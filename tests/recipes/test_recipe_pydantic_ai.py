@@ -9,6 +9,8 @@ from recipe_service import Recipe, recipe_service
 
 pytest.importorskip("pydantic_ai", reason="Pydantic AI is not installed: nox -s pydantic_ai")
 
+pytestmark = pytest.mark.timeout(400)
+
 PAGE = "how-to/pydantic-ai.md"
 
 
@@ -21,6 +23,7 @@ def check(recipe: Recipe) -> None:
         assert line.startswith("kind='")
     chats, responses = recipe.asked("/v1/chat/completions"), recipe.asked("/v1/responses")
     assert [request.body.get("service_tier") for request in chats] == ["flex"] * 3 + [None]
+    assert [request.body.get("parrot") for request in chats] == [{"group": "sorting"}] * 3 + [None]
     assert chats[0].body["response_format"]["type"] == "json_schema"
     assert chats[3].body["tools"]
     assert [request.body["stream"] for request in responses] == [True]

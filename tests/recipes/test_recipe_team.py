@@ -9,6 +9,8 @@ from recipe_service import Recipe
 
 pytest.importorskip("openai", reason="OpenAI's SDK is not installed: nox -s team")
 
+pytestmark = pytest.mark.timeout(400)
+
 ANSWERS = {
     "Summarise the review.": "All is well.",
     "Review the files.": "The files are fine.",
@@ -22,6 +24,7 @@ def test_the_page_runs_and_the_service_sees_what_it_says(recipe: Recipe) -> None
     asked = recipe.asked("/v1/chat/completions")
     loop, graph = asked[:6], asked[6:]
     assert [request.headers.get("x-dynamo-session-id") for request in loop] == ["snake-1"] * 6
+    assert [request.body.get("parrot") for request in loop[1:4]] == [{"group": "files"}] * 3
     assert loop[1].body["messages"][1]["content"] == "Three files."
     assert len({request.body["parrot"]["session_id"] for request in graph}) == 1
     assert sum(request.body["parrot"]["wait"] for request in graph) == 1
