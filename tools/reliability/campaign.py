@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from parrot.bench.origin import commit, machine, versions
-from reliability import postgres_server, shim
+from reliability import fuzzing, postgres_server, shim
 from reliability.clients import cut_streams, rolling_restarts
 from reliability.crash_points import CRASH_POINTS
 from reliability.faults import (
@@ -80,6 +80,11 @@ def scenarios(tier: str, share: float = 1.0) -> list[Scenario]:
         Scenario("hang", lambda d: bad_call(d, "hang")),
         Scenario("streams", lambda d: cut_streams(d, step=1)),
         Scenario("restarts", lambda d: rolling_restarts(d, num_restarts=times(6, 100))),
+        Scenario(
+            "made-up requests",
+            lambda d: fuzzing.made_up_requests(d, duration_s=times(40, 600)),
+            fuzzing.missing(),
+        ),
         Scenario("overload", lambda d: overload(d, level_s=20.0 if long else 5.0)),
         Scenario("timing", lambda d: timing(d, num_pairs=times(100, 500))),
     ]

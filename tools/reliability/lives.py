@@ -52,8 +52,11 @@ class Lives:
             return False
         self.ready_s.append(time.monotonic() - began_s)
         async with httpx2.AsyncClient(base_url=url, timeout=REQUEST_TIMEOUT_S) as client:
-            if not self.history.session_id:
+            try:
                 await self.workload.begin(client)
+            except httpx2.HTTPError:
+                await wait_gone(served, REQUEST_TIMEOUT_S)
+                return True
             living = asyncio.create_task(self.workload.live(client))
             try:
                 await until(client)
@@ -70,6 +73,7 @@ class Lives:
         try:
             url = await asyncio.to_thread(served.url)
             async with httpx2.AsyncClient(base_url=url, timeout=REQUEST_TIMEOUT_S) as client:
+                await self.workload.begin(client)
                 await self.workload.settle(client)
                 graph, log = await self.workload.close(client)
         finally:
