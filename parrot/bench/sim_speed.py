@@ -38,6 +38,7 @@ PRESET = "a100-80g-13b"
 ROUND_ENGINES = 64
 ROUND_CALLS = 1000
 CALLS_PER_SESSION = 20
+LONG_ENGINES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,8 @@ class SimSpeedPlan:
     """Calls that wait for a client while others run."""
     repeats: int = 20
     """Of each kind of round."""
+    long: int | None = None
+    """In place of all that: a simulation of a tenth of so many calls, and one of so many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +93,22 @@ class Live:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LongRun:
+    """A simulation of very many calls."""
+
+    app: str
+    num_engines: int
+    num_calls: int
+    num_errors: int
+    cpu_s: float
+    calls_per_cpu_s: float
+    simulated_s: float
+    """Virtual seconds until the last application had ended."""
+    rss_bytes: int
+    """The process's peak so far; shorter ones come first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SimSpeedReport:
     """Everything that was measured, and where."""
 
@@ -101,8 +120,9 @@ class SimSpeedReport:
     source: Commit | None
     settings: dict[str, object]
     simulated: tuple[Simulated, ...]
-    rounds: Rounds
+    rounds: Rounds | None
     live: tuple[Live, ...]
+    long: tuple[LongRun, ...]
     peak_rss_bytes: int
     command: str
 
@@ -110,16 +130,23 @@ class SimSpeedReport:
 def run_sim_speed(plan: SimSpeedPlan, *, tell: Callable[[str], None]) -> SimSpeedReport:
     """Measure one after the other."""
     started_at, load = datetime.now(UTC).isoformat(timespec="seconds"), getloadavg()[0]
-    rounds = _rounds(plan.repeats)
+    rounds: Rounds | None = None
     live: list[Live] = []
-    for num_live in plan.live:
-        tell(f"{num_live} live calls")
-        live.append(run_virtual(partial(_live, num_live=num_live)))
     simulated: list[Simulated] = []
-    for app in ("mapreduce", "chain", "chat"):
-        for num_engines in plan.engines:
-            tell(f"{app} on {num_engines} engines")
-            simulated.append(_simulated(app, num_engines, plan.calls))
+    long: list[LongRun] = []
+    if plan.long is not None:
+        for num_calls in (plan.long // 10, plan.long):
+            tell(f"{num_calls} calls")
+            long.append(_long_run(num_calls))
+    else:
+        rounds = _rounds(plan.repeats)
+        for num_live in plan.live:
+            tell(f"{num_live} live calls")
+            live.append(run_virtual(partial(_live, num_live=num_live)))
+        for app in ("mapreduce", "chain", "chat"):
+            for num_engines in plan.engines:
+                tell(f"{app} on {num_engines} engines")
+                simulated.append(_simulated(app, num_engines, plan.calls))
     return SimSpeedReport(
         schema=SCHEMA,
         started_at=started_at,
@@ -131,8 +158,9 @@ def run_sim_speed(plan: SimSpeedPlan, *, tell: Callable[[str], None]) -> SimSpee
         simulated=tuple(simulated),
         rounds=rounds,
         live=tuple(live),
+        long=tuple(long),
         peak_rss_bytes=peak_rss_bytes(),
-        command="parrot sim speed",
+        command="parrot sim speed" if plan.long is None else f"parrot sim speed --long {plan.long}",
     )
 
 
@@ -148,7 +176,7 @@ def _engine() -> SimulatedConfig:
     return SimulatedConfig(cost=preset.cost(), num_blocks=preset.kv_tokens() // 16)
 
 
-def _simulated(app: str, num_engines: int, num_calls: int) -> Simulated:
+def _on_fleet(app: str, num_engines: int, num_calls: int) -> tuple[Report, float]:
     """Applications come as fast as the engines can about work them off."""
     per_app = {"mapreduce": 22, "chain": 21, "chat": 1}[app]
     workload = Workload(
@@ -157,7 +185,25 @@ def _simulated(app: str, num_engines: int, num_calls: int) -> Simulated:
         rate=num_engines * (1.0 if app == "chat" else 0.25),
     )
     config = SimulationConfig(engines=(_engine(),) * num_engines, round_trip=0.244)
-    report, cpu_s = on_cpu(config, workload.jobs())
+    return on_cpu(config, workload.jobs())
+
+
+def _long_run(num_calls: int) -> LongRun:
+    report, cpu_s = _on_fleet("mapreduce", LONG_ENGINES, num_calls)
+    return LongRun(
+        app="mapreduce",
+        num_engines=LONG_ENGINES,
+        num_calls=report.num_calls,
+        num_errors=report.num_errors,
+        cpu_s=cpu_s,
+        calls_per_cpu_s=report.num_calls / cpu_s,
+        simulated_s=report.ended_at_s,
+        rss_bytes=peak_rss_bytes(),
+    )
+
+
+def _simulated(app: str, num_engines: int, num_calls: int) -> Simulated:
+    report, cpu_s = _on_fleet(app, num_engines, num_calls)
     times = report.all_jct_s()
     return Simulated(
         app=app,

@@ -152,17 +152,25 @@ def paper(*, only: str, out: Path, plots: bool, as_json: bool) -> None:
 @click.option("--live", default="1000,10000,100000", show_default=True, help="Calls that wait, by comma.")
 @click.option("--repeats", default=20, show_default=True, type=click.IntRange(1), help="Of each round.")
 @click.option(
+    "--long",
+    type=click.IntRange(10),
+    help="In place of all that, simulate a tenth of so many calls, and then so many.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Write the JSON there as well; into a directory, as sim-speed.json.",
+    help="Write the JSON there as well; into a directory, as sim-speed.json, or sim-long.json.",
 )
 @json_option
-def speed(*, engines: str, calls: int, live: str, repeats: int, out: Path | None, as_json: bool) -> None:
+def speed(
+    *, engines: str, calls: int, live: str, repeats: int, long: int | None, out: Path | None, as_json: bool
+) -> None:
     """Measure the simulator and the scheduler, in processor time of one thread."""
-    plan = SimSpeedPlan(engines=_counts(engines), calls=calls, live=_counts(live), repeats=repeats)
+    plan = SimSpeedPlan(engines=_counts(engines), calls=calls, live=_counts(live), repeats=repeats, long=long)
     report = run_sim_speed(plan, tell=say)
     if out is not None:
-        file = out / "sim-speed.json" if out.is_dir() else out
+        name = "sim-speed.json" if long is None else "sim-long.json"
+        file = out / name if out.is_dir() else out
         file.write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
         say(f"written to {file}")
     if as_json:
@@ -274,6 +282,16 @@ def _counts(text: str) -> tuple[int, ...]:
 
 def _write_speed(report: SimSpeedReport) -> None:
     rounds = report.rounds
+    if report.long:
+        write_table(
+            ["SIMULATED", "ENGINES", "CALLS", "CALLS/CPU S", "PEAK MIB"],
+            [
+                (run.app, run.num_engines, run.num_calls, run.calls_per_cpu_s, run.rss_bytes / 2**20)
+                for run in report.long
+            ],
+        )
+    if rounds is None:
+        return
     write_table(
         ["SIMULATED", "ENGINES", "CALLS", "CALLS/CPU S"],
         [(each.app, each.num_engines, each.num_calls, each.calls_per_cpu_s) for each in report.simulated],

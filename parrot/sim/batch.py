@@ -25,7 +25,7 @@ from parrot.engine.batching import context_gone
 from parrot.errors import CallError, EngineError, InvalidError, ParrotError
 from parrot.ports.engine import ContextRef, FillRequest, GenerateRequest
 from parrot.sim.cost import CostModel, DecodeSteps
-from parrot.sim.decoding import Decoding, Work
+from parrot.sim.decoding import Decoding, Work, by_rank, child_towards
 from parrot.types.ids import ContextId
 
 
@@ -234,7 +234,7 @@ class StrideBatch:
         self._decoding.start(work, self._output_tokens(work) - work.num_generated)
         self._watch_piece(work)
         for other in self._parked.get(context, ()):
-            self._decoding.watch(context, _child_towards(context, other.context).start - context.length)
+            self._decoding.watch(context, child_towards(context, other.context).start - context.length)
 
     def _watch_piece(self, work: Work) -> None:
         """Stop when the next piece of an output is whole, where outputs are told in pieces."""
@@ -373,7 +373,7 @@ class StrideBatch:
         stride = _Stride(num_steps=advance)
         left, num_pairs, kv_tokens = self._step_tokens, 0.0, 0.0
         for work in (
-            sorted(self._prefilling, key=_by_rank) if len(self._prefilling) > 1 else [*self._prefilling]
+            sorted(self._prefilling, key=by_rank) if len(self._prefilling) > 1 else [*self._prefilling]
         ):
             if work.stage != "prefilling" or left <= 0:
                 continue
@@ -544,7 +544,7 @@ class StrideBatch:
             self._fail(last, self._exhausted(last))
 
     def _last_running(self) -> Work:
-        return max((*self._prefilling, *self._decoding.works.values()), key=_by_rank)
+        return max((*self._prefilling, *self._decoding.works.values()), key=by_rank)
 
     def _preempt(self, work: Work) -> None:
         """Drop a running request's KV and put it back into the queue."""
@@ -571,16 +571,3 @@ class StrideBatch:
             if node.num_users and self.tree.drop(node, keep=keep.get(node, 0)):
                 return True
         return False
-
-
-def _by_rank(work: Work) -> tuple[int, int]:
-    return work.rank
-
-
-def _child_towards(context: Context, below: Context) -> Context:
-    """The child of `context` on the way down to `below`."""
-    node = below
-    while node.parent is not context:
-        assert node.parent is not None, "below it in the tree"
-        node = node.parent
-    return node

@@ -40,6 +40,20 @@ class Work:
     """The step at which its output ends, while it decodes."""
 
 
+def by_rank(work: Work) -> tuple[int, int]:
+    """Which of several requests comes first."""
+    return work.rank
+
+
+def child_towards(context: Context, below: Context) -> Context:
+    """The child of `context` on the way down to `below`."""
+    node = below
+    while node.parent is not context:
+        assert node.parent is not None, "below it in the tree"
+        node = node.parent
+    return node
+
+
 class Decoding:
     """The requests that decode, and the step they have come to."""
 

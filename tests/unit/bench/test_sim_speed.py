@@ -20,3 +20,15 @@ def test_it_measures_and_writes_everything(tmp_path: Path) -> None:
     assert report["rounds"]["num_waiting"] == 1000
     assert report["live"][0]["num_live"] == 50
     assert report["machine"]["num_cpus"] >= 1
+
+
+def test_a_long_run_comes_after_a_short_one_and_shows_what_memory_that_took(tmp_path: Path) -> None:
+    arguments = ["sim", "speed", "--long", "440", "--out", str(tmp_path)]
+    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "PEAK MIB" in result.stdout
+    report = json.loads((tmp_path / "sim-long.json").read_text())
+    short, long = report["long"]
+    assert short["num_calls"] < long["num_calls"]
+    assert short["rss_bytes"] <= long["rss_bytes"]
+    assert (report["rounds"], report["live"], report["simulated"]) == (None, [], [])
