@@ -71,4 +71,6 @@ class MigrationReport:
     runs: tuple[VersionRun, ...]
     summaries: tuple[VersionSummary, ...]
     skipped: tuple[Skipped, ...]
+    interrupted: bool
+    """It was stopped before its plan was through."""
     command: str

@@ -1,5 +1,6 @@
 """From what was asked for to a report: the service is started, the versions take turns, and all is ended."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -101,7 +102,18 @@ async def run_migration(
             opened = started(python, version, url=link.url, model=engines.engines[0].model)
             clients.append(await stack.enter_async_context(opened))
         turns = _Turns(request.plan, clients, link, http, directory, clock=clock)
-        runs = [run async for run in turns.runs(tell)]
+        runs: list[VersionRun] = []
+        interrupted = False
+        try:
+            async for run in turns.runs(tell):
+                runs.append(run)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or not runs:
+                raise
+            task.uncancel()
+            interrupted = True
+            tell("interrupted; what was measured so far is kept")
     return MigrationReport(
         schema=SCHEMA,
         started_at=started_at,
@@ -116,6 +128,7 @@ async def run_migration(
         runs=tuple(runs),
         summaries=tuple(summaries(runs)),
         skipped=tuple(skipped),
+        interrupted=interrupted,
         command=command_of(request),
     )
 
