@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -102,11 +102,9 @@ async def run_migration(
             opened = started(python, version, url=link.url, model=engines.engines[0].model)
             clients.append(await stack.enter_async_context(opened))
         turns = _Turns(request.plan, clients, link, http, directory, clock=clock)
-        runs: list[VersionRun] = []
-        interrupted = False
+        runs, interrupted = turns.done, False
         try:
-            async for run in turns.runs(tell):
-                runs.append(run)
+            await turns.run_all(tell)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or not runs:
@@ -211,11 +209,13 @@ class _Turns:
         self._http = http
         self._directory = directory
         self._clock = clock
+        self.done: list[VersionRun] = []
+        """Runs that have ended."""
         self._counted = (0, 0)
         """Tokens so far, when the last run had ended."""
 
-    async def runs(self, tell: Callable[[str], None]) -> AsyncIterator[VersionRun]:
-        """Every run, as it ends."""
+    async def run_all(self, tell: Callable[[str], None]) -> None:
+        """Every run of the plan."""
         self._counted = await self._counts()
         for rtt_s in self._plan.rtts_s:
             self._link.rtt_s = rtt_s
@@ -224,7 +224,7 @@ class _Turns:
                 for client in (*self._clients[turn:], *self._clients[:turn]):
                     run = await self._run(client, rtt_s, number)
                     tell(f"{run.version}, {rtt_s * 1000:g} ms, run {number + 1}: {run.seconds:.2f} s")
-                    yield run
+                    self.done.append(run)
 
     async def _run(self, client: Client, rtt_s: float, number: int) -> VersionRun:
         name = client.version.name
