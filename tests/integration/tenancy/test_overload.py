@@ -1,4 +1,8 @@
-"""More is asked than the engine can do: the rest is refused at once, shared fairly, and that passes."""
+"""More is asked than the engine can do: the rest is refused at once, shared fairly, and that passes.
+
+That much may be said on a machine that has other work, too. `make reliability` does it through HTTP, measures
+how long refusals and light tenants take, and holds what is served to nine tenths of the most.
+"""
 
 import asyncio
 from collections import Counter
@@ -36,7 +40,8 @@ class Seen:
     asked: Counter[TenantId] = field(default_factory=Counter)
     served: Counter[TenantId] = field(default_factory=Counter)
     refused: Counter[TenantId] = field(default_factory=Counter)
-    refusal_s: list[float] = field(default_factory=list)
+    late_refusals: int = 0
+    """Refusals before which others' calls ended that were not done when it was asked."""
     latency_s: dict[TenantId, list[float]] = field(default_factory=dict)
     most_waiting: int = 0
 
@@ -52,6 +57,7 @@ async def service() -> AsyncIterator[Service]:
 async def ask(service: Service, tenant: TenantId, sid: str, seen: Seen) -> None:
     """One call, and what becomes of it."""
     loop = asyncio.get_running_loop()
+    num_done = sum(seen.served.values())
     number, began_s = seen.asked[tenant], loop.time()
     seen.asked[tenant] += 1
     spec = call(f"{tenant} {number} {{{{out}}}}", f"v{number}", max_tokens=TOKENS)
@@ -59,7 +65,7 @@ async def ask(service: Service, tenant: TenantId, sid: str, seen: Seen) -> None:
         await service.submit(tenant, sid, SubmitCalls.model_validate({"calls": [spec]}))
     except (OverLimitError, UnavailableError):
         seen.refused[tenant] += 1
-        seen.refusal_s.append(loop.time() - began_s)
+        seen.late_refusals += sum(seen.served.values()) > num_done
         return
     view = await service.get_variable(tenant, sid, f"v{number}", wait_s=30)
     assert view.state == "ready"
@@ -100,11 +106,10 @@ async def test_overload_is_refused_at_once_shared_fairly_and_passes(service: Ser
     assert beyond.refused[HEAVY] > beyond.asked[HEAVY] / 3
     assert sum(beyond.refused[tenant] for tenant in LIGHT) == 0, "a light tenant is below its share"
     assert beyond.most_waiting <= LIMITS.max_queued_calls + len(LIGHT) * 4
-    assert percentile(beyond.refusal_s, 0.95) < 0.1
+    assert beyond.late_refusals < sum(beyond.refused.values()) / 10, "who is refused does not wait for others"
     assert sum(beyond.served.values()) > 0.5 * CAPACITY * 2.0
 
     shares = [beyond.served[tenant] / beyond.asked[tenant] for tenant in LIGHT]
     assert jain_index(shares) > 0.99
-    alone = percentile([s for times in below.latency_s.values() for s in times], 0.95)
-    crowded = percentile([s for tenant in LIGHT for s in beyond.latency_s[tenant]], 0.95)
-    assert crowded < 0.5 + 5 * alone
+    of_light = percentile([s for tenant in LIGHT for s in beyond.latency_s[tenant]], 0.5)
+    assert of_light < percentile(beyond.latency_s[HEAVY], 0.5), "the light tenants' calls do not queue up"
