@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from parrot.errors import ParrotError, UsageError
+from parrot.errors import AuthenticationError, CallError, GoneError, ParrotError, RequestError, UsageError
 from parrot.sdk.client import Client
 from parrot.sdk.following import Followed, Listeners
 from parrot.sdk.once import Once
@@ -93,7 +93,8 @@ OnLost = Callable[[Sequence[SemanticVariable[Any]]], Awaitable[None]]
 
 
 class Submitter:
-    """Sends groups one after the other; what is called while one is on its way forms the next.
+    """Sends groups one after the other; what is called while one is on its way forms the next. A group that
+    the service refuses is sent again in halves, unless it is an explicit batch.
 
     The first one opens the session. The answer to each goes on to tell the values of what somebody waits for
     already, and of the outputs that none of its calls consumes.
@@ -204,7 +205,11 @@ class Submitter:
             try:
                 await self._post(calls, group.values)
             except ParrotError as error:
-                group.fail(error)
+                parts = [] if group.closed else _parts(calls, group.values, error)
+                if not parts:
+                    group.fail(error)
+                for part in parts:
+                    await self._send(part)
         group.settled.set(None)
         if lost := [output for output in group.outputs() if output.failure is not None and output.consumed]:
             await self._on_lost(lost)
@@ -243,6 +248,17 @@ class Submitter:
                 elif not crowded and id(variable) not in consumed:
                     followed[variable.name] = Followed(None, deltas=False)
         return followed
+
+
+def _parts(calls: Sequence[OutgoingCall], values: Sequence[OutgoingValue], error: ParrotError) -> list[Group]:
+    """What to send in place of a group that the service refused: a call that only happens to be in it is not
+    to fail for another's fault. Nothing when the fault is everybody's.
+    """
+    of_one = isinstance(error, RequestError | CallError)
+    if not of_one or isinstance(error, AuthenticationError | GoneError) or values or len(calls) < 2:
+        return []
+    middle = len(calls) // 2
+    return [Group(calls=list(calls[:middle])), Group(calls=list(calls[middle:]))]
 
 
 def _list(bodies: Iterable[bytes]) -> bytes:
