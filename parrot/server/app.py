@@ -16,7 +16,7 @@ from parrot.errors import NotFoundError, ParrotError, RequestError
 from parrot.ports.chance import fresh_hex
 from parrot.ports.clock import Clock, SystemClock
 from parrot.server.auth import Authenticator, Caller
-from parrot.server.bodies import BodyLimits
+from parrot.server.bodies import BodyLimits, Turnstile
 from parrot.server.config import ServerConfig
 from parrot.server.edge import Edge
 from parrot.server.functions import FunctionRoutes
@@ -141,12 +141,15 @@ def _route_config(
     limits = service.limits_view()
     batch_bytes, value_bytes = int(limits["max_batch_bytes"]), int(limits["max_value_bytes"])
 
+    turnstile = Turnstile()
+
     def bodies(max_bytes: int) -> BodyLimits:
         return BodyLimits(
             max_bytes=min(max_bytes, batch_bytes),
             max_depth=int(limits["max_json_depth"]),
             max_keys=int(limits["max_json_keys"]),
             timeout_s=config.body_timeout_s,
+            turnstile=turnstile,
         )
 
     return RouteConfig(

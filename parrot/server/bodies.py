@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from pydantic import BaseModel
@@ -17,12 +17,29 @@ from parrot.wire.validate import validate
 OFFLOAD_BYTES = 128 << 10
 """Bodies beyond this are decoded in a thread, so that others' requests go on meanwhile."""
 
+QUEUED_BYTES = 8 << 10
+"""Bodies beyond this are taken one after the other: what is done for many that come at the same instant
+would keep everybody else waiting for all of it.
+"""
+
 M = TypeVar("M", bound=BaseModel)
+
+
+class Turnstile:
+    """Lets one through in a turn of the event loop, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def pass_through(self) -> None:
+        """Return when it is one's turn."""
+        async with self._lock:
+            await asyncio.sleep(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyLimits:
-    """Bounds on a body."""
+    """Bounds on a body, and on how many of the large ones are worked on at a time."""
 
     max_bytes: int
     """Its length as sent."""
@@ -32,6 +49,8 @@ class BodyLimits:
     """Keys of one of its objects."""
     timeout_s: float
     """It must have arrived after this."""
+    turnstile: Turnstile = field(default_factory=Turnstile)
+    """What large bodies pass before they are decoded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +78,8 @@ async def read_body(request: Request, model: type[M], limits: BodyLimits) -> Bod
     """
     _check_media_type(headers_of(request.scope))
     raw = await _read(request, limits)
+    if len(raw) > QUEUED_BYTES:
+        await limits.turnstile.pass_through()
     if len(raw) > OFFLOAD_BYTES:
         parsed = await asyncio.to_thread(_parse, raw, model, limits)
     else:

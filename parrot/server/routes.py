@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from parrot.core.service import Service, StreamItem
 from parrot.server.bodies import BodyLimits, read_body
@@ -72,18 +72,22 @@ def json_answer(
     )
 
 
-async def json_by_parts(model: BaseModel) -> bytes:
+async def json_by_parts(model: BaseModel) -> AsyncGenerator[bytes, None]:
     """A model as JSON, its long lists written a part at a time, so that others go on meanwhile."""
-    fields: list[bytes] = []
+    before = b"{"
     for name, value in model:
-        items = value if isinstance(value, tuple) else (value,)
-        parts: list[bytes] = []
-        for start in range(0, len(items), PART_ITEMS):
-            parts.append(to_json(items[start : start + PART_ITEMS], by_alias=True)[1:-1])
+        yield before + to_json(name) + b":"
+        before = b","
+        if not isinstance(value, tuple):
+            yield to_json(value, by_alias=True)
+            continue
+        yield b"["
+        for start in range(0, len(value), PART_ITEMS):
+            part = to_json(value[start : start + PART_ITEMS], by_alias=True)[1:-1]
+            yield b"," + part if start else part
             await asyncio.sleep(0)
-        text = b",".join(parts)
-        fields.append(to_json(name) + b":" + (b"[%b]" % text if isinstance(value, tuple) else text))
-    return b"{%b}" % b",".join(fields)
+        yield b"]"
+    yield b"}"
 
 
 def variable_answer(view: VariableView) -> Response:
@@ -291,7 +295,7 @@ class SessionRoutes:
         """The application graph: calls, variables, edges, placements, timings."""
         query_of(request)
         view = await self._service.graph_by_steps(tenant_of(request), request.path_params["sid"])
-        return Response(await json_by_parts(view), media_type="application/json")
+        return StreamingResponse(json_by_parts(view), media_type="application/json")
 
     async def stream_session(self, request: Request) -> Response:
         """Follow everything that happens in a session, as server-sent events."""

@@ -11,6 +11,7 @@ from server_fakes import SID, Exchange, FakeService, app_of, client_of
 from starlette.types import Message
 
 from parrot.core.limits import Limits
+from parrot.server.bodies import Turnstile
 from parrot.server.config import ServerConfig
 
 VARIABLE = f"/v1/sessions/{SID}/variables/x"
@@ -138,3 +139,19 @@ def test_no_body_is_a_fault_of_ours(body: bytes, route: str) -> None:
         return answer.status_code
 
     assert asyncio.run(send()) < 500
+
+
+async def test_of_many_large_bodies_at_one_instant_each_is_taken_in_a_turn_of_its_own() -> None:
+    turnstile, turn, passed = Turnstile(), 0, []
+
+    async def arrive(number: int) -> None:
+        await turnstile.pass_through()
+        passed.append((number, turn))
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(arrive(number)) for number in range(20)]
+        while not all(task.done() for task in tasks):
+            turn += 1
+            await asyncio.sleep(0)
+    assert [number for number, _ in passed] == list(range(20))
+    assert len({taken for _, taken in passed}) == 20
