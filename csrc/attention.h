@@ -1,44 +1,50 @@
 // Attention of a step's rows over the pieces of the cache that they see.
 //
 // A work item takes some readers of a piece (the query heads that share a KV head are rows like any others) and goes
-// over its part of the piece in tiles of up to 256 keys with an online softmax (FlashAttention, Dao et al. 2022).
-// Each tile meets all the item's rows, 32 at a time, while it is near the processor; meanwhile the next one is
-// fetched. What several items found for one row is merged by their weights. All exponentials are powers of two: the
-// scale of the scores takes in log2(e).
+// over its part of the piece with an online softmax (FlashAttention, Dao et al. 2022): in tiles of up to 512 keys,
+// which meet all the item's rows, 32 at a time, while they are near the processor, and within a tile in chunks whose
+// scores stay in the nearest cache. Meanwhile the next tile is fetched. What several items found for one row is
+// merged by their weights. All exponentials are powers of two: the scale of the scores takes in log2(e).
 
-constexpr int kBlockRows = 32;
-constexpr int kTileKeys = 256;
-constexpr int kMaxRows = 128;   // done together
+constexpr int kTileKeys = 512;
+constexpr int kMaxRows = 256;   // done together
 
 // The buffers of one thread, one after the other.
 template <class T, class Products>
 struct Scratch {
     typedef typename Products::Left Left;
 
-    Left* queries;   // [kMaxRows][head_dim]
-    float* scores;   // [kBlockRows][kTileKeys]
-    Left* weights;   // [kBlockRows][kTileKeys]
-    float* sums;     // [kMaxRows][head_dim]
-    T* keys;         // [kTileKeys][head_dim], where a tile does not lie in one piece
+    Left* queries;    // [kMaxRows][head_dim]
+    float* sums;      // [kMaxRows][head_dim]
+    float* totals;    // [kMaxRows][16]
+    float* scores;    // [kBlockRows][kChunkKeys]
+    Left* weights;    // [kBlockRows][kChunkKeys]
+    float* partial;   // [kBlockRows][16]
+    T* keys;          // [kTileKeys][head_dim], where a tile does not lie in one piece
     T* values;
 
     static size_t bytes(int64_t dim) {
-        return kMaxRows * dim * (sizeof(Left) + sizeof(float)) +
-               kBlockRows * kTileKeys * (sizeof(float) + sizeof(Left)) + 2 * kTileKeys * dim * sizeof(T);
+        return kMaxRows * dim * (sizeof(Left) + sizeof(float)) + (kMaxRows + kBlockRows) * 16 * sizeof(float) +
+               kBlockRows * kChunkKeys * (sizeof(float) + sizeof(Left)) + 2 * kTileKeys * dim * sizeof(T);
     }
 
     Scratch(unsigned char* at, int64_t dim) {
-        queries = (Left*)at;
-        at += kMaxRows * dim * sizeof(Left);
-        scores = (float*)at;
-        at += kBlockRows * kTileKeys * sizeof(float);
-        weights = (Left*)at;
-        at += kBlockRows * kTileKeys * sizeof(Left);
-        sums = (float*)at;
-        at += kMaxRows * dim * sizeof(float);
-        keys = (T*)at;
-        at += kTileKeys * dim * sizeof(T);
-        values = (T*)at;
+        queries = take<Left>(at, kMaxRows * dim);
+        sums = take<float>(at, kMaxRows * dim);
+        totals = take<float>(at, kMaxRows * 16);
+        partial = take<float>(at, kBlockRows * 16);
+        scores = take<float>(at, kBlockRows * kChunkKeys);
+        weights = take<Left>(at, kBlockRows * kChunkKeys);
+        keys = take<T>(at, kTileKeys * dim);
+        values = take<T>(at, kTileKeys * dim);
+    }
+
+   private:
+    template <class Element>
+    static Element* take(unsigned char*& at, int64_t size) {
+        Element* const taken = (Element*)at;
+        at += size * sizeof(Element);
+        return taken;
     }
 };
 
@@ -104,17 +110,12 @@ class PieceReader {
         return {spare_keys, spare_values, num_keys, spare_values + num_keys / 32 * 32 * dim_, num_keys / 32 * 32};
     }
 
-    // Bring a share of what `read` will want from `begin` on nearer to the processor.
-    void fetch(int64_t begin, int num_keys, int share, int num_shares) {
-        if (num_keys <= 0) return;
+    // Where `read` will find what follows `begin`, as far as it lies together.
+    Ahead ahead(int64_t begin, int num_keys) {
         seek(begin);
         const int64_t offset = begin - before_, left = runs_[run_].count - offset;
         const int64_t at = (runs_[run_].first + offset) * dim_, count = (left < num_keys ? left : num_keys) * dim_;
-        const int64_t line = 64 / sizeof(T), from = count * share / num_shares / line * line;
-        for (int64_t i = from; i < count * (share + 1) / num_shares; i += line) {
-            __builtin_prefetch(keys_ + at + i, 0, 2);
-            __builtin_prefetch(values_ + at + i, 0, 2);
-        }
+        return {(const char*)(keys_ + at), (const char*)(values_ + at), count * (int64_t)sizeof(T)};
     }
 
    private:
@@ -176,55 +177,6 @@ class PieceReader {
     int64_t before_ = 0;   // tokens of the piece before run_
 };
 
-INLINE void scale_row(float* row, int64_t size, float factor) {
-    for (int64_t d = 0; d < size; d += 16) store(row + d, load(row + d) * factor);
-}
-
-// The largest of one row's scores of a tile.
-INLINE float largest_of(const float* scores, int visible) {
-    const Floats lowest = all(-__builtin_inff());
-    Floats most = lowest, more = lowest;
-    int key = 0;
-    for (; key + 32 <= visible; key += 32) {
-        most = larger(load(scores + key), most);
-        more = larger(load(scores + key + 16), more);
-    }
-    const int left = visible - key;
-    if (left > 0) most = larger(select(first_lanes(left), load(scores + key), lowest), most);
-    if (left > 16) more = larger(select(first_lanes(left - 16), load(scores + key + 16), lowest), more);
-    return largest(larger(most, more));
-}
-
-// Turns one row's scores of a tile into weights, powers of two relative to `top`, 0 from `visible` to `padded`, a
-// multiple of 32. Returns their sum.
-template <class Left>
-INLINE float weigh(const float* scores, int visible, int padded, float scale, float top, Left* weights) {
-    const Floats none = all(0.0f);
-    Floats total = none, total_too = none;
-    const Left* kind = nullptr;
-    int key = 0;
-    for (; key + 32 <= visible; key += 32) {
-        const Floats weight = exp2_for(kind, load(scores + key) * scale - top);
-        const Floats weight_too = exp2_for(kind, load(scores + key + 16) * scale - top);
-        total = total + weight;
-        total_too = total_too + weight_too;
-        store_two(weights + key, weight, weight_too);
-    }
-    const int left = visible - key;
-    if (left > 0) {
-        const Floats weight = select(first_lanes(left), exp2_for(kind, load(scores + key) * scale - top), none);
-        const Floats weight_too =
-            left > 16 ? select(first_lanes(left - 16), exp2_for(kind, load(scores + key + 16) * scale - top), none)
-                      : none;
-        total = total + weight;
-        total_too = total_too + weight_too;
-        store_two(weights + key, weight, weight_too);
-        key += 32;
-    }
-    for (; key < padded; key += 32) store_two(weights + key, none, none);
-    return sum(total + total_too);
-}
-
 template <class T, class Products>
 struct Attention {
     typedef typename Products::Left Left;
@@ -234,8 +186,10 @@ struct Attention {
     const AttendArgs& args;
     int64_t dim, group, head;
     Scratch<T, Products> scratch;
-    Products products;
-    float top[kMaxRows], weight[kMaxRows];
+    Chunks<T, Products> chunks;
+    Ahead after;   // what comes after the item
+    float tops[kMaxRows];
+    Block<Left> blocks[kMaxRows / kBlockRows];
 
     Attention(const AttendArgs& a, unsigned char* buffers)
         : shape(*a.shape),
@@ -244,20 +198,30 @@ struct Attention {
           dim(a.shape->head_dim),
           group(a.shape->num_heads / a.shape->num_kv_heads),
           head(0),
-          scratch(buffers, a.shape->head_dim) {}
+          scratch(buffers, a.shape->head_dim),
+          chunks(scratch.scores, scratch.weights, scratch.partial, (int)dim, a.shape->scale * 1.44269504f) {}
 
-    void run(const Item& item, int64_t kv_head) {
+    // `next`, if any, is what this thread will probably do next.
+    void run(const Item& item, int64_t kv_head, const Item* next, int64_t next_head) {
         head = kv_head;
-        const int64_t offset = head * shape.head_stride;
-        PieceReader<T> piece(step.runs + item.runs, (const T*)args.keys + offset, (const T*)args.values + offset,
-                             dim);
+        PieceReader<T> piece = reader_for(item, head);
         const int64_t num_rows = item.num_readers * group;
         for (int64_t first = 0; first < num_rows; first += kMaxRows) {
             const int rows = num_rows - first < kMaxRows ? (int)(num_rows - first) : kMaxRows;
             gather_queries(item, first, rows);
+            after = {};
+            if (next && first + rows == num_rows) {
+                const int64_t tokens = next->end - next->begin;
+                after = reader_for(*next, next_head).ahead(next->begin, tokens < kTileKeys ? (int)tokens : kTileKeys);
+            }
             attend(item, piece, first, rows);
             for (int r = 0; r < rows; ++r) hand_over(item, first + r, r);
         }
+    }
+
+    PieceReader<T> reader_for(const Item& item, int64_t kv_head) const {
+        const int64_t offset = kv_head * shape.head_stride;
+        return {step.runs + item.runs, (const T*)args.keys + offset, (const T*)args.values + offset, dim};
     }
 
     const Reader& reader_of(const Item& item, int64_t query_row) {
@@ -270,86 +234,95 @@ struct Attention {
             const T* from = (const T*)args.queries + row * args.query_stride + h * dim;
             Left* to = scratch.queries + r * dim;
             for (int64_t d = 0; d < dim; d += 16) store(to + d, load(from + d));
-            top[r] = -__builtin_inff();
-            weight[r] = 0;
+            tops[r] = -__builtin_inff();
         }
-        __builtin_memset(scratch.sums, 0, rows * dim * sizeof(float));
+        const bool fills = Products::kWholeBlocks && rows > 16;
+        const int whole = fills ? (rows + kBlockRows - 1) / kBlockRows * kBlockRows : rows;
+        __builtin_memset(scratch.queries + rows * dim, 0, (whole - rows) * dim * sizeof(Left));
+        __builtin_memset(scratch.sums, 0, whole * dim * sizeof(float));
+        __builtin_memset(scratch.totals, 0, rows * 16 * sizeof(float));
+        for (int row = 0; row < rows; row += kBlockRows) {
+            const int here = rows - row < kBlockRows ? rows - row : kBlockRows;
+            blocks[row / kBlockRows] = {scratch.queries + row * dim, scratch.sums + row * dim,
+                                        scratch.totals + row * 16,   tops + row,
+                                        here,                        fills ? kBlockRows : here};
+        }
+        chunks.products.take_rows(fills ? kBlockRows : rows);
     }
 
     void attend(const Item& item, PieceReader<T>& piece, int64_t first, int rows) {
         // Readers come in descending order of what they see.
         const int64_t seen = reader_of(item, first).limit, end = seen < item.end ? seen : item.end;
+        const int num_blocks = (rows + kBlockRows - 1) / kBlockRows;
         int num_keys = 0;
         for (int64_t begin = item.begin; begin < end; begin += num_keys) {
             num_keys = piece.extent(begin, end - begin < kTileKeys ? (int)(end - begin) : kTileKeys);
             const Tile<T> tile = piece.read(begin, num_keys, scratch.keys, scratch.values);
             const int64_t next = begin + num_keys, left = end - next;
-            const int num_next = left < 0 ? 0 : left < kTileKeys ? (int)left : kTileKeys;
-            for (int block = 0; block < rows; block += kBlockRows) {
-                if (reader_of(item, first + block).limit <= begin) break;
-                attend_block(item, tile, begin, first, block, rows);
-                piece.fetch(next, num_next, block / kBlockRows, (rows + kBlockRows - 1) / kBlockRows);
+            const Ahead ahead = left > 0 ? piece.ahead(next, left < kTileKeys ? (int)left : kTileKeys) : after;
+            chunks.fetcher.start(ahead, (num_keys + kChunkKeys - 1) / kChunkKeys * (rows + 2 * num_blocks));
+            for (int block = 0; block < num_blocks; ++block) {
+                if (reader_of(item, first + block * kBlockRows).limit <= begin) break;
+                attend_tile(item, tile, begin, first + block * kBlockRows, blocks[block]);
             }
         }
     }
 
-    // Up to kBlockRows rows and one tile.
-    void attend_block(const Item& item, const Tile<T>& tile, int64_t begin, int64_t first, int block, int rows) {
-        const int here = rows - block < kBlockRows ? rows - block : kBlockRows;
-        const int num_keys = tile.num_keys, padded = (num_keys + 31) / 32 * 32;
-        const float scale = shape.scale * 1.44269504f;
-        products.take_rows(here);
-        products.scores(scratch.queries + block * dim, here, tile.keys, (num_keys + 15) / 16, (int)dim,
-                        scratch.scores, kTileKeys);
-        int visible[kBlockRows];
-        for (int r = 0; r < here; ++r) {
-            const int64_t seen = reader_of(item, first + block + r).limit - begin;
-            visible[r] = seen < 0 ? 0 : seen < num_keys ? (int)seen : num_keys;
-        }
-        raise_tops(block, here, visible, scale);
-        for (int r = 0; r < here; ++r)
-            weight[block + r] += weigh(scratch.scores + r * kTileKeys, visible[r], padded, scale, top[block + r],
-                                       scratch.weights + r * kTileKeys);
-        mix(tile, block, here);
-    }
-
-    // The rows' largest scores so far, in powers of two; what is relative to a lower one is scaled down.
-    void raise_tops(int block, int rows, const int* visible, float scale) {
-        float found[kBlockRows];
-        for (int r = 0; r < rows; ++r) found[r] = largest_of(scratch.scores + r * kTileKeys, visible[r]) * scale;
-        for (int r = 0; r < rows; ++r) {
-            const int row = block + r;
-            if (!(found[r] > top[row])) continue;
-            if (weight[row] != 0) {
-                const float factor = exp2(top[row] - found[r]);
-                weight[row] *= factor;
-                scale_row(scratch.sums + row * dim, dim, factor);
+    // One block's rows, of which `first` is the number of the first one, and one tile.
+    void attend_tile(const Item& item, const Tile<T>& tile, int64_t begin, int64_t first, Block<Left>& block) {
+        const int64_t most = reader_of(item, first).limit, least = reader_of(item, first + block.rows - 1).limit;
+        for (int key = 0; key < tile.num_keys && begin + key < most; key += kChunkKeys) {
+            const int num_keys = tile.num_keys - key < kChunkKeys ? tile.num_keys - key : kChunkKeys;
+            if (block.has_tops && num_keys == kChunkKeys && begin + key + num_keys <= least) {
+                chunks.attend(block, tile.keys + key * dim, tile.values + key * dim);
+                continue;
             }
-            top[row] = found[r];
+            int visible[kBlockRows];
+            for (int r = 0; r < block.rows; ++r) {
+                const int64_t seen = reader_of(item, first + r).limit - begin - key;
+                visible[r] = seen < 0 ? 0 : seen < num_keys ? (int)seen : num_keys;
+            }
+            attend_edge(tile, key, num_keys, visible, block);
+            block.has_tops = block.has_tops || visible[block.rows - 1] > 0;
         }
     }
 
-    void mix(const Tile<T>& tile, int block, int rows) {
-        float* sums = scratch.sums + block * dim;
-        if (tile.num_whole)
-            products.mix(scratch.weights, kTileKeys, rows, tile.values, tile.num_whole, (int)dim, sums);
-        if (tile.num_whole < tile.num_keys)
-            products.mix(scratch.weights + tile.num_whole, kTileKeys, rows, tile.last_values, 32, (int)dim, sums);
+    // Keys that not every row sees, fewer than a chunk, or the first ones.
+    void attend_edge(const Tile<T>& tile, int key, int num_keys, const int* visible, Block<Left>& block) {
+        Products& products = chunks.products;
+        const int padded = (num_keys + 31) / 32 * 32;
+        products.scores(block.queries, block.padded_rows, tile.keys + key * dim, (num_keys + 15) / 16, (int)dim,
+                        scratch.scores, kChunkKeys);
+        raise_tops(block, scratch.scores, kChunkKeys, visible, dim, chunks.scale);
+        for (int r = 0; r < block.rows; ++r) {
+            float* total = block.totals + r * 16;
+            store(total, load(total) + weigh_seen(scratch.scores + r * kChunkKeys, visible[r], padded, chunks.scale,
+                                                  block.tops[r], scratch.weights + r * kChunkKeys));
+            chunks.fetcher.go_on();
+        }
+        const int left = tile.num_whole - key, num_whole = left < 0 ? 0 : left < num_keys ? left : num_keys;
+        if (num_whole)
+            products.mix(scratch.weights, kChunkKeys, block.padded_rows, tile.values + key * dim, num_whole, (int)dim,
+                         block.sums);
+        if (num_whole < num_keys)
+            products.mix(scratch.weights + num_whole, kChunkKeys, block.padded_rows, tile.last_values, 32, (int)dim,
+                         block.sums);
     }
 
     // A row's only result goes out; one of several is kept for merging.
     void hand_over(const Item& item, int64_t query_row, int r) {
         const int64_t row = reader_of(item, query_row).row, h = query_row % group;
         const float* sums = scratch.sums + r * dim;
+        const float weight = sum(load(scratch.totals + r * 16));
         if (step.part_bounds[row + 1] - step.part_bounds[row] == 1) {
             T* out = (T*)args.out + (row * shape.num_heads + head * group + h) * dim;
-            for (int64_t d = 0; d < dim; d += 16) store(out + d, load(sums + d) * (1.0f / weight[r]));
+            for (int64_t d = 0; d < dim; d += 16) store(out + d, load(sums + d) * (1.0f / weight));
             return;
         }
         float* part = part_of(item.part + query_row / group, head, h);
         __builtin_memcpy(part, sums, dim * sizeof(float));
-        part[dim] = top[r];
-        part[dim + 1] = weight[r];
+        part[dim] = tops[r];
+        part[dim + 1] = weight;
     }
 
     float* part_of(int64_t part, int64_t kv_head, int64_t h) const {
@@ -383,9 +356,12 @@ template <class T, class Products>
 void attend_with(const AttendArgs& args) {
     const Step& step = *args.step;
     const int64_t num_kv_heads = args.shape->num_kv_heads, num_heads = args.shape->num_heads;
-    for_pieces(args.pool, step.num_items * num_kv_heads, [&](int64_t unit, int thread) {
+    const int64_t num_units = step.num_items * num_kv_heads, num_threads = pool_num_threads(args.pool);
+    for_pieces(args.pool, num_units, [&](int64_t unit, int thread) {
         Attention<T, Products> attention(args, step.scratch + step.scratch_bytes * thread);
-        attention.run(step.items[unit / num_kv_heads], unit % num_kv_heads);
+        const int64_t next = unit + num_threads;
+        attention.run(step.items[unit / num_kv_heads], unit % num_kv_heads,
+                      next < num_units ? step.items + next / num_kv_heads : nullptr, next % num_kv_heads);
     });
     if (step.num_parts == step.num_rows) return;
     for_rows(args.pool, step.num_rows, num_heads * args.shape->head_dim, [&](int64_t row, int thread) {

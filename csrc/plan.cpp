@@ -8,10 +8,10 @@ namespace parrot {
 namespace {
 
 constexpr int64_t kMinSplitTokens = 64;
-constexpr int64_t kSplitStep = 32;
+constexpr int64_t kSplitStep = 64;
 constexpr int64_t kUnitsPerThread = 4;
 constexpr int64_t kMinUnitCost = 16 * 256;   // query rows · keys
-constexpr int64_t kMaxItemQueryRows = 128;
+constexpr int64_t kMaxItemQueryRows = 256;
 
 int64_t rounded_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 

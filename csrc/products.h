@@ -10,6 +10,7 @@
 template <class T>
 struct FloatProducts {
     typedef float Left;
+    static constexpr bool kWholeBlocks = false;
     void take_rows(int) {}
 
     static void scores(const float* q, int rows, const T* keys, int tiles, int dim, float* out, int out_stride) {
@@ -71,6 +72,7 @@ struct FloatProducts {
 // Products of bfloat16 pairs, summed in float32 (VDPBF16PS).
 struct PairProducts {
     typedef Bf16 Left;
+    static constexpr bool kWholeBlocks = false;
     void take_rows(int) {}
 
     static void scores(const Bf16* q, int rows, const Bf16* keys, int tiles, int dim, float* out, int out_stride) {
@@ -144,6 +146,7 @@ struct PairProducts {
 class TileProducts {
    public:
     typedef Bf16 Left;
+    static constexpr bool kWholeBlocks = true;   // the last of several blocks of rows is filled with zeros
 
     TileProducts() = default;
     TileProducts(const TileProducts&) = delete;
@@ -185,42 +188,57 @@ class TileProducts {
     }
 
    private:
-    // Up to 2 × 2 tiles of the result; `right_row` is in bytes, other strides in elements.
+    INLINE void zero() {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+
+    INLINE void load_sums(const float* sums, int64_t stride, bool two_rows, bool two_columns) {
+        const float* below = sums + 16 * stride;
+        _tile_loadd(0, sums, stride * 4);
+        if (two_columns) _tile_loadd(1, sums + 16, stride * 4);
+        if (two_rows) _tile_loadd(2, below, stride * 4);
+        if (two_rows && two_columns) _tile_loadd(3, below + 16, stride * 4);
+    }
+
+    INLINE void store_sums(float* sums, int64_t stride, bool two_rows, bool two_columns) {
+        float* below = sums + 16 * stride;
+        _tile_stored(0, sums, stride * 4);
+        if (two_columns) _tile_stored(1, sums + 16, stride * 4);
+        if (two_rows) _tile_stored(2, below, stride * 4);
+        if (two_rows && two_columns) _tile_stored(3, below + 16, stride * 4);
+    }
+
+    // 32 places; `right_row` is in bytes, other strides in elements.
+    INLINE void add_product(const Bf16* left, int64_t left_stride, bool two_rows, const Bf16* right,
+                            int64_t right_row, int64_t column_step, bool two_columns) {
+        _tile_loadd(4, left, left_stride * 2);
+        _tile_loadd(6, right, right_row);
+        _tile_dpbf16ps(0, 4, 6);
+        if (two_columns) {
+            _tile_loadd(7, right + column_step, right_row);
+            _tile_dpbf16ps(1, 4, 7);
+        }
+        if (two_rows) {
+            _tile_loadd(5, left + 16 * left_stride, left_stride * 2);
+            _tile_dpbf16ps(2, 5, 6);
+            if (two_columns) _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+
+    // Up to 2 × 2 tiles of the result.
     INLINE void product(const Bf16* left, int64_t left_stride, bool two_rows, const Bf16* right, int64_t right_row,
                         int64_t column_step, bool two_columns, int steps, int64_t step, float* out,
                         int64_t out_stride, bool add) {
-        const int64_t left_row = left_stride * 2, out_row = out_stride * 4;
-        const Bf16* left_below = left + 16 * left_stride;
-        float* below = out + 16 * out_stride;
-        if (add) {
-            _tile_loadd(0, out, out_row);
-            if (two_columns) _tile_loadd(1, out + 16, out_row);
-            if (two_rows) _tile_loadd(2, below, out_row);
-            if (two_rows && two_columns) _tile_loadd(3, below + 16, out_row);
-        } else {
-            _tile_zero(0);
-            _tile_zero(1);
-            _tile_zero(2);
-            _tile_zero(3);
-        }
-        for (int k = 0; k < steps; ++k) {
-            _tile_loadd(4, left + 32 * k, left_row);
-            _tile_loadd(6, right + k * step, right_row);
-            _tile_dpbf16ps(0, 4, 6);
-            if (two_columns) {
-                _tile_loadd(7, right + k * step + column_step, right_row);
-                _tile_dpbf16ps(1, 4, 7);
-            }
-            if (two_rows) {
-                _tile_loadd(5, left_below + 32 * k, left_row);
-                _tile_dpbf16ps(2, 5, 6);
-                if (two_columns) _tile_dpbf16ps(3, 5, 7);
-            }
-        }
-        _tile_stored(0, out, out_row);
-        if (two_columns) _tile_stored(1, out + 16, out_row);
-        if (two_rows) _tile_stored(2, below, out_row);
-        if (two_rows && two_columns) _tile_stored(3, below + 16, out_row);
+        if (add)
+            load_sums(out, out_stride, two_rows, two_columns);
+        else
+            zero();
+        for (int k = 0; k < steps; ++k)
+            add_product(left + 32 * k, left_stride, two_rows, right + k * step, right_row, column_step, two_columns);
+        store_sums(out, out_stride, two_rows, two_columns);
     }
 
     int rows_ = 0;

@@ -13,6 +13,7 @@ namespace PARROT_ISA {
 #include "vectors.h"
 #include "share.h"
 #include "products.h"
+#include "chunks.h"
 #include "attention.h"
 #include "rows.h"
 #include "sample.h"

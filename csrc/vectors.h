@@ -186,9 +186,10 @@ INLINE Floats times_power(Floats x, Floats whole) {
 #endif
 }
 
-// 2 to the power of x, for x that is not far above 0; 0 below -126, NaN for NaN. Relative error below 3e-7.
+// 2 to the power of x; 0 below -126, at least 2^126 from 126 on, NaN for NaN. Relative error below 3e-7.
 INLINE Floats exp2(Floats x) {
-    const Floats inside = select(x < -126.0f, all(-126.0f), x);
+    const Floats above = select(x < -126.0f, all(-126.0f), x);
+    const Floats inside = select(above < 126.0f, above, all(126.0f));
     Floats whole;
     const Floats part = fraction(inside, &whole);
 #if defined(__AVX512DQ__)

@@ -7,6 +7,7 @@ does nothing but wait for the socket's other end sees it go, even while the engi
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import select
@@ -91,6 +92,9 @@ class EngineServer:
         except ParrotError as error:
             self._link.send(failure_message(None, error))
             return
+        # What was made to start stays: no collection need look at it again while steps wait.
+        gc.collect()
+        gc.freeze()
         self._engine = engine
         self._link.send(Started(info=engine.info))
         async for notice in engine.notices():

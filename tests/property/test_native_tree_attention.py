@@ -28,6 +28,8 @@ class Case:
     pieces: tuple[Piece, ...]
     own_slots: tuple[int, ...]
     """For each row the slot at which its key and value go, or -1."""
+    loudness: float
+    """Of the queries: with 40 a row's largest score may be some hundreds above those that it saw first."""
     seed: int
 
 
@@ -49,7 +51,7 @@ def fragmented(draw: st.DrawFn, slots: list[int]) -> list[tuple[int, int]]:
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     block = draw(st.sampled_from([4, 16, 16, 48]))
-    lengths = draw(st.lists(st.integers(1, 290), min_size=1, max_size=4))
+    lengths = draw(st.lists(st.integers(1, 290) | st.integers(500, 600), min_size=1, max_size=4))
     num_rows = draw(st.integers(1, 40))
     num_blocks = [-(-length // block) for length in lengths]
     order = list(range(sum(num_blocks)))
@@ -94,6 +96,7 @@ def cases(draw: st.DrawFn) -> Case:
         num_rows=num_rows,
         pieces=tuple(pieces),
         own_slots=tuple(own_slots),
+        loudness=draw(st.sampled_from([1.0, 40.0])),
         seed=draw(st.integers(0, 1 << 30)),
     )
 
@@ -135,6 +138,7 @@ def check(case: Case, isa: Isa) -> None:
 
     def attend(slots: list[int], pieces: Sequence[Piece]) -> tuple[torch.Tensor, torch.Tensor]:
         projected = torch.randn(len(slots), num_heads + 2 * num_kv_heads, dim).to(shape.dtype)
+        projected[:, :num_heads] *= case.loudness
         queries, new_keys, new_values = torch.split(projected, [num_heads, num_kv_heads, num_kv_heads], dim=1)
         plan.begin(pieces, torch.tensor(slots))
         out = plan.attend(queries, new_keys, new_values, keys, values)
@@ -150,7 +154,7 @@ def check(case: Case, isa: Isa) -> None:
     all_values = unpack(values, shape, of_keys=False).double()
     assert torch.equal(all_keys.nan_to_num(1e9), written[0].nan_to_num(1e9))
     assert torch.equal(all_values.nan_to_num(1e9), written[1].nan_to_num(1e9))
-    share = 2 * HALF_ULP if shape.dtype == torch.bfloat16 else 2e-6
+    share = 2 * HALF_ULP if shape.dtype == torch.bfloat16 else 2e-6 * case.loudness
     for row, seen in enumerate(seen_by):
         grouped = queries[row].view(num_kv_heads, -1, dim)
         weights = (grouped @ all_keys[:, seen].transpose(1, 2) * dim**-0.5).softmax(dim=-1)
@@ -161,7 +165,7 @@ def check(case: Case, isa: Isa) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=20)
 @given(case=cases())
 def test_native_attention_equals_its_definition(isa: Isa, case: Case) -> None:
     if load_native(isa) is None:

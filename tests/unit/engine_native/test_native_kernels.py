@@ -186,7 +186,19 @@ def test_a_gated_linear_equals_the_product_and_the_gate_after_it(
     plain, gated = tiles.make_linear(weight, bias), tiles.make_linear(weight, bias, is_gated=True)
     assert plain is not None
     assert gated is not None
-    assert torch.equal(gated(hidden), tiles.silu_mul(plain(hidden)))
+    assert_near(gated(hidden), tiles.silu_mul(plain(hidden)))
+
+
+def test_a_gated_linear_of_extreme_gates_is_their_limit(tiles: NativeKernels) -> None:
+    gates = torch.tensor([[-3e38, -200.0, -90.0, 0.0, 90.0, 3e38, torch.nan]]).bfloat16()
+    hidden = functional.pad(gates.T, (0, 31))
+    weight = torch.zeros(32, 32, dtype=torch.bfloat16)
+    weight[0, 0] = weight[16, 1] = 1
+    hidden[:, 1] = 1
+    gated = tiles.make_linear(weight, None, is_gated=True)
+    assert gated is not None
+    expected = torch.tensor([0.0, 0.0, 0.0, 0.0, 90.0, 3e38, torch.nan]).bfloat16()
+    torch.testing.assert_close(gated(hidden)[:, 0], expected, equal_nan=True, rtol=0, atol=1e-30)
 
 
 def test_linears_that_torch_does_as_well_are_left_to_it(kernels: NativeKernels) -> None:
