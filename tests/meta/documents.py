@@ -76,6 +76,13 @@ def prose(page: Path) -> str:
     return FENCE.sub("", page.read_text(encoding="utf-8"))
 
 
+def anchors(page: Path) -> set[str]:
+    """What links to the page's headings end with."""
+    headings = re.findall(r"^#+ +(.+?) *$", prose(page), re.MULTILINE)
+    plain = (re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings)
+    return {re.sub(r"[-\s]+", "-", heading) for heading in plain}
+
+
 def links(page: Path) -> Iterator[str]:
     """The targets of a page's links."""
     return (match["target"] for match in LINK.finditer(prose(page)))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
-from documents import blocks, links
+from documents import anchors, blocks, links
 from project_files import ROOT, markdown_files, python_files, shown
 
 from parrot.cli.root import cli
@@ -30,6 +30,17 @@ def _ids(path: Path) -> str:
 def test_every_link_leads_somewhere(page: Path) -> None:
     inside = [target for target in links(page) if "://" not in target and not target.startswith("#")]
     broken = [target for target in inside if not (page.parent / target.partition("#")[0]).exists()]
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_ids)
+def test_every_link_into_a_page_leads_to_one_of_its_headings(page: Path) -> None:
+    inside = [target.partition("#") for target in links(page) if "://" not in target and "#" in target]
+    broken = [
+        f"{other}#{anchor}"
+        for other, _, anchor in inside
+        if anchor not in anchors((page.parent / other) if other else page)
+    ]
     assert broken == []
 
 

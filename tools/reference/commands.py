@@ -53,6 +53,6 @@ def _command_lines(context: click.Context) -> Iterator[str]:
     rows = [record for record in options if record is not None]
     if rows:
         yield ""
-        yield "| option | |"
+        yield "| option | does |"
         yield "|---|---|"
         yield from (f"| `{cell(names)}` | {cell(meaning)} |" for names, meaning in rows)

@@ -61,7 +61,7 @@ def _route_lines(method: str, path: str, route: Mapping[str, Any]) -> Iterator[s
             answer = _type(content[1]["schema"]) if content[1].get("schema") else f"`{content[0]}`"
             rows.append((f"answer {status}", answer if content[0] else "nothing, or as its page says"))
     yield ""
-    yield "| | |"
+    yield "| part | is |"
     yield "|---|---|"
     yield from (f"| {name} | {kind} |" for name, kind in rows)
 
@@ -82,7 +82,7 @@ def _object_lines(name: str, schema: Mapping[str, Any], model: type[BaseModel] |
     ]
     if rows:
         yield ""
-        yield "| field | type | default | |"
+        yield "| field | type | default | meaning |"
         yield "|---|---|---|---|"
         yield from (f"| `{key}` | {kind} | {default} | {cell(doc)} |" for key, kind, default, doc in rows)
 
