@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from parrot.core.executor.runtime import Runtime
-from parrot.core.sessions import Session
+from parrot.core.sessions import ALONE, Session
 from parrot.types.ids import CallId, PrefixKey, TenantId
 
 IDLE_S = 600.0
@@ -82,6 +82,8 @@ class Applications:
     def leave(self, session: Session) -> None:
         """A request has ended, however; what it held is cache by now."""
         now, part_of = self._runtime.clock.wall_s(), session.part_of
+        if part_of is ALONE and all(record.held is None for record in session.records.values()):
+            return
         tenant = self._tenants.setdefault(session.tenant_id, _Tenant())
         found = tenant.applications.get(part_of.application or "")
         if found is not None:
