@@ -39,6 +39,9 @@ ROUND_ENGINES = 64
 ROUND_CALLS = 1000
 CALLS_PER_SESSION = 20
 LONG_ENGINES = 64
+LONG_RATE = 0.125
+"""Mapreduces that come to each engine in a second of a long run: about half of what it can do, so that no
+queue grows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,20 +179,16 @@ def _engine() -> SimulatedConfig:
     return SimulatedConfig(cost=preset.cost(), num_blocks=preset.kv_tokens() // 16)
 
 
-def _on_fleet(app: str, num_engines: int, num_calls: int) -> tuple[Report, float]:
-    """Applications come as fast as the engines can about work them off."""
+def _on_fleet(app: str, num_engines: int, num_calls: int, *, rate: float) -> tuple[Report, float]:
+    """`rate` applications come to each engine in a second."""
     per_app = {"mapreduce": 22, "chain": 21, "chat": 1}[app]
-    workload = Workload(
-        app=app,
-        count=max(1, num_calls // per_app),
-        rate=num_engines * (1.0 if app == "chat" else 0.25),
-    )
+    workload = Workload(app=app, count=max(1, num_calls // per_app), rate=num_engines * rate)
     config = SimulationConfig(engines=(_engine(),) * num_engines, round_trip=0.244)
     return on_cpu(config, workload.jobs())
 
 
 def _long_run(num_calls: int) -> LongRun:
-    report, cpu_s = _on_fleet("mapreduce", LONG_ENGINES, num_calls)
+    report, cpu_s = _on_fleet("mapreduce", LONG_ENGINES, num_calls, rate=LONG_RATE)
     return LongRun(
         app="mapreduce",
         num_engines=LONG_ENGINES,
@@ -203,7 +202,9 @@ def _long_run(num_calls: int) -> LongRun:
 
 
 def _simulated(app: str, num_engines: int, num_calls: int) -> Simulated:
-    report, cpu_s = _on_fleet(app, num_engines, num_calls)
+    # Applications come as fast as the engines can about work them off.
+    rate = 1.0 if app == "chat" else 0.25
+    report, cpu_s = _on_fleet(app, num_engines, num_calls, rate=rate)
     times = report.all_jct_s()
     return Simulated(
         app=app,
