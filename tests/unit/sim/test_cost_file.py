@@ -72,7 +72,7 @@ def test_a_measured_engine_can_be_simulated(tmp_path: Path) -> None:
     (simulated,) = json.loads(done.stdout)["results"]
     assert simulated["num_calls"] == 3
     assert simulated["errors"] == {}
-    assert simulated["cpu_s"] > 0
+    assert simulated["calls_per_cpu_s"] == pytest.approx(3 / simulated["cpu_s"])
     assert simulated["peak_rss_bytes"] > 0
 
 

@@ -57,6 +57,17 @@ def test_an_output_has_its_length_and_comes_back_as_text() -> None:
     assert (last.end.num_tokens, last.end.num_prefilled) == (150, 100)
 
 
+def test_outputs_can_be_told_in_pieces_and_take_no_longer() -> None:
+    async def main(_: VirtualLoop) -> tuple[list[int], float, float]:
+        chunks, times = await read(made(replace(CONFIG, piece_tokens=16)), generation(1, 100, 50))
+        whole = (await read(made(), generation(1, 100, 50)))[1]
+        return [len(chunk.token_ids) for chunk in chunks], times[-1] - times[0], whole[-1] - whole[0]
+
+    sizes, in_pieces_s, whole_s = run_virtual(main)
+    assert sizes == [1, 15, 16, 16, 2]
+    assert in_pieces_s == pytest.approx(whole_s)
+
+
 def test_the_first_token_and_the_last_come_when_the_cost_model_says() -> None:
     async def main(_: VirtualLoop) -> list[float]:
         return (await read(made(), generation(1, 1000, 11)))[1]

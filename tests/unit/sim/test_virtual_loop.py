@@ -39,6 +39,41 @@ def test_timers_fire_in_order_of_time_and_alike_in_every_run(delays: list[float]
     assert all(abs(now_s - delays[number]) <= 1e-6 for now_s, number in fired)
 
 
+def test_timers_of_one_instant_fire_in_the_order_in_which_they_were_asked_for() -> None:
+    async def main(loop: VirtualLoop) -> list[int]:
+        fired: list[int] = []
+        for number in range(20):
+            loop.call_at(5.0, fired.append, number)
+        await asyncio.sleep(6)
+        return fired
+
+    assert run_virtual(main) == list(range(20))
+
+
+def test_cancelled_timers_are_forgotten() -> None:
+    async def main(loop: VirtualLoop) -> tuple[int, float]:
+        for _ in range(1000):
+            loop.call_later(1e6, print).cancel()
+        await asyncio.sleep(1)
+        return len(loop._timers), loop.time()
+
+    num_left, now_s = run_virtual(main)
+    assert num_left < 200
+    assert now_s == 1.0
+
+
+def test_an_error_in_a_callback_is_told_and_the_loop_goes_on() -> None:
+    async def main(loop: VirtualLoop) -> list[str]:
+        told: list[str] = []
+        loop.set_exception_handler(lambda _, context: told.append(str(context["exception"])))
+        loop.call_soon(int, "seven")
+        await asyncio.sleep(1)
+        return told
+
+    (text,) = run_virtual(main)
+    assert "seven" in text
+
+
 def test_a_timeout_is_virtual() -> None:
     async def main(loop: VirtualLoop) -> float:
         with pytest.raises(TimeoutError):
