@@ -275,5 +275,6 @@ async def test_sessions_are_left(kernel: Kernel, url: str) -> None:
     lazy(kernel)
     await text_of(kernel, "both")
     async with httpx2.AsyncClient() as client, asyncio.timeout(30):
-        while (await client.get(f"{url}/v1/sessions")).json()["sessions"]:
+        while sessions := (await client.get(f"{url}/v1/sessions")).json()["sessions"]:
             await asyncio.sleep(0.05)
+    assert sessions == []
