@@ -76,6 +76,7 @@ class FairQueue:
         self._cost = cost or TokenCost()
         self._tenants = _Counters[TenantId]()
         self._sessions: dict[TenantId, _Counters[SessionId]] = {}
+        """With `turns`."""
         self._queues: dict[SessionId, list[tuple[Rank, int, CallId]]] = {}
         self._waiting: dict[CallId, tuple[WaitingCall, int]] = {}
         self._charged: dict[CallId, tuple[WaitingCall, float]] = {}
@@ -95,7 +96,8 @@ class FairQueue:
         share = self._share(call)
         insort(self._queues.setdefault(share, []), (call.rank, self._arrivals, call.call_id))
         self._tenants.arrive(call.tenant_id)
-        self._sessions.setdefault(call.tenant_id, _Counters()).arrive(share)
+        if self._turns:
+            self._sessions.setdefault(call.tenant_id, _Counters()).arrive(share)
 
     def remove(self, call_id: CallId) -> None:
         """A call waits no longer, and was not admitted. Nothing happens when it did not wait."""
@@ -109,7 +111,8 @@ class FairQueue:
         if not queue:
             del self._queues[share]
         self._tenants.leave(call.tenant_id)
-        self._sessions[call.tenant_id].leave(share)
+        if self._turns:
+            self._sessions[call.tenant_id].leave(share)
 
     def admit(self, call_id: CallId) -> None:
         """A waiting call is served from now on; it is charged with what it is expected to cost."""
@@ -167,20 +170,26 @@ class FairQueue:
         positions: dict[SessionId, int] = {}
         while not tenants.empty:
             tenant_id = tenants.first
-            sessions = sessions_of.get(tenant_id)
-            if sessions is None:
-                sessions = sessions_of[tenant_id] = _Merge(self._sessions[tenant_id].waiting())
-            session_id = sessions.first
+            sessions: _Merge[SessionId] | None = None
+            session_id = SessionId(tenant_id)
+            if self._turns:
+                sessions = sessions_of.get(tenant_id)
+                if sessions is None:
+                    sessions = sessions_of[tenant_id] = _Merge(self._sessions[tenant_id].waiting())
+                session_id = sessions.first
             queue = self._queues[session_id]
             position = positions.get(session_id, 0)
             positions[session_id] = position + 1
             call_id = queue[position][2]
             yield call_id
             cost = self._cost.of(self._waiting[call_id][0].expected)
-            sessions.advance(cost, last=position + 1 == len(queue))
+            is_last = position + 1 == len(queue)
+            if sessions is not None:
+                sessions.advance(cost, last=is_last)
+                is_last = sessions.empty
             remaining = left[tenant_id]
             left[tenant_id] = remaining = None if remaining is None else remaining - 1
-            tenants.advance(cost / self._weight_of(tenant_id), last=sessions.empty or remaining == 0)
+            tenants.advance(cost / self._weight_of(tenant_id), last=is_last or remaining == 0)
 
     def counter(self, tenant_id: TenantId) -> float:
         """A tenant's virtual token counter."""
@@ -197,7 +206,8 @@ class FairQueue:
 
     def _charge(self, call: WaitingCall, cost: float) -> None:
         self._tenants.charge(call.tenant_id, cost / self._weight_of(call.tenant_id))
-        self._sessions[call.tenant_id].charge(self._share(call), cost)
+        if self._turns:
+            self._sessions[call.tenant_id].charge(call.session_id, cost)
 
 
 @dataclass(slots=True, kw_only=True)

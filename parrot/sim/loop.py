@@ -111,6 +111,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._soon: deque[_Handle | _Timer] = deque()
         self._timers: list[tuple[float, int, _Timer]] = []
         self._num_timers = 0
+        self._until_s = _RESOLUTION_S
+        """Timers that are due before this are due now."""
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
@@ -176,7 +178,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Run until the loop is to stop: callbacks that are ready, then timers that are due, and so on."""
         soon, popleft = self._soon, self._soon.popleft
         while True:
-            self._take_due()
+            timers = self._timers
+            if not soon or (timers and timers[0][0] < self._until_s):
+                self._take_due()
             # What these ask for comes after the timers that are due by then.
             for _ in range(len(soon)):
                 handle = popleft()
@@ -208,8 +212,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if not timers:
                 raise StalledError("nothing is ready, no timer is set: the simulation waits for itself")
             self.now_s += max(0.0, timers[0][0] - self.now_s)
-        until = self.now_s + _RESOLUTION_S
-        while timers and timers[0][0] < until:
+        self._until_s = self.now_s + _RESOLUTION_S
+        while timers and timers[0][0] < self._until_s:
             timer = heappop(timers)[2]
             timer._scheduled = False
             if timer._cancelled:
