@@ -10,13 +10,12 @@ from langchain_core.runnables.utils import AddableDict
 
 from parrot.integrations.langchain.rewriting import rewrite
 from parrot.integrations.langchain.run import ACTIVE, LazyRun
+from parrot.integrations.naming import label
 from parrot.sdk.graph import Graph
 from parrot.types.objective import Objective
 
 Inputs = TypeVar("Inputs")
 Result = TypeVar("Result")
-
-_MAX_LABEL_CHARS = 256
 
 
 class LazyChain(Runnable[Inputs, Result]):
@@ -141,9 +140,9 @@ class LazyChain(Runnable[Inputs, Result]):
     def _make_run(self, config: RunnableConfig | None) -> LazyRun:
         known = ensure_config(config)
         thread = known.get("configurable", {}).get("thread_id") or known.get("metadata", {}).get("thread_id")
-        metadata = {"framework": "langchain"} | ({"thread_id": _label(thread)} if thread else {})
+        metadata = {"framework": "langchain"} | ({"thread_id": label(thread)} if thread else {})
         name = known.get("run_name") or self.name
-        return LazyRun(name=_label(name), metadata=metadata, objective=self._objective)
+        return LazyRun(name=label(name), metadata=metadata, objective=self._objective)
 
     @contextmanager
     def _run(self, config: RunnableConfig | None) -> Iterator[LazyRun]:
@@ -190,11 +189,6 @@ def _rewritten(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
 
         return rewrite_graph(chain)
     return rewrite(chain)
-
-
-def _label(text: object) -> str:
-    printable = "".join(char if char.isprintable() else " " for char in str(text))
-    return printable[:_MAX_LABEL_CHARS]
 
 
 def _or_exception(run: LazyRun, value: Any) -> Any:

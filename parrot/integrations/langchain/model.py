@@ -1,6 +1,5 @@
 """`ChatParrot`: a LangChain chat model on a Parrot service."""
 
-import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,14 +13,13 @@ from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from parrot.integrations.langchain.run import ACTIVE, LazyRun
+from parrot.integrations.naming import call_name
 from parrot.integrations.run import Service
 from parrot.integrations.sampling import sampling_of
 
 DEFAULT_URL = "http://127.0.0.1:8321/v1"
 NO_KEY = "none"
 """Sent when no key is configured: the OpenAI client wants one."""
-
-_NAME = re.compile(r"[^A-Za-z0-9_]+")
 
 
 class ChatParrot(BaseChatOpenAI):
@@ -176,6 +174,4 @@ def _call_name(metadata: Mapping[str, Any]) -> str:
     node = metadata.get("langgraph_node")
     if not isinstance(node, str):
         return "chat"
-    step = metadata.get("langgraph_step", "")
-    name = _NAME.sub("_", f"{node}_{step}").strip("_")[:48]
-    return name if name[:1].isalpha() or name[:1] == "_" else f"node_{name}"[:48]
+    return call_name(f"{node}_{metadata.get('langgraph_step', '')}")
