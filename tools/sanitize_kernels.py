@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SANITIZE = ["-std=c++17", "-O1", "-g", "-pthread", "-Wno-psabi"]
+SANITIZE = ["-std=c++17", "-O1", "-g1", "-pthread", "-Wno-psabi"]
 SANITIZE += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
