@@ -75,7 +75,7 @@ def _look_out_for(waited_for: "asyncio.Future[object] | None") -> Generator[Any,
         yield None
         return
     # What a task does with a future that it is given to wait for.
-    waited_for._asyncio_future_blocking = False  # type: ignore[attr-defined]
+    waited_for._asyncio_future_blocking = False
     if waited_for.done():
         return
     done: asyncio.Future[None] = waited_for.get_loop().create_future()
