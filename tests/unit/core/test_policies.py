@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from parrot.core.cost_model import EnginePace
-from parrot.core.policies import POLICIES, make_policy
+from parrot.core.policies import POLICIES, Policy, make_policy
 from parrot.core.prefixes import PrefixIndex
-from parrot.core.roster import EngineState
+from parrot.core.roster import EngineState, Roster
 from parrot.core.scheduler import ReadyCall, Schedule, Snapshot
 from parrot.core.service_config import PolicyName
 from parrot.ports.engine import ContextRef
@@ -328,3 +328,15 @@ def test_a_round_over_a_full_cluster_reads_little_of_a_long_queue() -> None:
         Snapshot(ready=waiting(), engines=full, index=PrefixIndex())
     ).placements
     assert read <= 1
+
+
+@pytest.mark.parametrize("policy", list(POLICIES.values()), ids=list(POLICIES))
+def test_a_round_leaves_the_engines_as_they_were(policy: Policy) -> None:
+    engines = [engine(name, num_calls=number, num_tokens=5) for number, name in enumerate("abc")]
+    before = [each.copy() for each in engines]
+    roster = Roster(engines)
+    calls = [call(f"c{number}", "p") for number in range(6)]
+    first, second = (policy(Snapshot(ready=calls, engines=roster, index=holding(a="p"))) for _ in range(2))
+    assert engines == before
+    assert first == second
+    assert len(first.placements) == 6

@@ -114,3 +114,18 @@ def test_dropping_what_is_not_known_changes_nothing() -> None:
     index.drop(ALPHA, ContextId(7))
     index.drop_engine(BETA)
     assert index.num_keys == 0
+
+
+def test_it_is_told_whenever_a_fork_of_a_prefix_would_take_another_context() -> None:
+    index, told = PrefixIndex(), list[PrefixKey]()
+    index.on_first = told.append
+    key = text_key(root(), "a")
+    index.add(ALPHA, key, ref(1, 10))
+    index.add(ALPHA, key, ref(2, 10))
+    assert told == [key]
+    index.drop(ALPHA, ContextId(2))
+    assert told == [key]
+    index.add(ALPHA, key, ref(3, 10))
+    index.drop(ALPHA, ContextId(1))
+    index.add(BETA, key, ref(1, 10))
+    assert told == [key] * 3
