@@ -103,13 +103,14 @@ class _AppCentricRound:
         standing = self._going.standing(call.model)
         if standing is None:
             return None
-        refused = (call.model, call.wants_small_batches, self._going.held_keys(call))
+        small = call.wants_small_batches
+        refused = (call.model, small, self._going.held_keys(call))
         needed = call.num_prompt_tokens + call.num_output_tokens
         if needed >= self._refused_there.get(refused, math.inf):
             self._defer(call)
             return None
         held = self._going.shared_tokens(call)
-        chosen = self._cheapest(call, self._candidates(call, standing, held), beside)
+        chosen = self._cheapest(call, self._candidates(call, standing, held, small=small), beside)
         if chosen is None:
             self._refused_there[refused] = needed
             self._defer(call)
@@ -119,7 +120,9 @@ class _AppCentricRound:
         self._going.place(call, engine, shared, _why(call, found, shared, beside[engine.engine_id]))
         return engine
 
-    def _candidates(self, call: ReadyCall, standing: Standing, held: Shared) -> Iterable[_Candidate]:
+    def _candidates(
+        self, call: ReadyCall, standing: Standing, held: Shared, *, small: bool
+    ) -> Iterable[_Candidate]:
         """Engines that have room, and the tokens they have of the prompt: those that hold some of it, then
         those that get to it soonest. Of idle engines that are alike the first stands for all.
         """
@@ -131,10 +134,10 @@ class _AppCentricRound:
                 if alike in idle:
                     continue
                 idle.add(alike)
-            elif not self._fits(engine, call, shared):
+            elif not self._fits(engine, call, shared, small=small):
                 continue
             found[engine.engine_id] = (engine, shared)
-        for engine, shared in self._soonest_fitting(call, standing, held):
+        for engine, shared in self._soonest_fitting(call, standing, held, small=small):
             found.setdefault(engine.engine_id, (engine, shared))
         return found.values()
 
@@ -144,27 +147,30 @@ class _AppCentricRound:
         """Those where it would mix work come last; of equals the first is taken."""
         best: tuple[bool, float] = (True, math.inf)
         chosen: tuple[_Candidate, Forecast] | None = None
-        affinity = self._policy.affinity
+        affinity, is_bulk = self._policy.affinity, self._is_bulk(call)
         for candidate in candidates:
             engine, shared = candidate
             num_beside = beside[engine.engine_id]
             found = forecast(engine, call, shared=shared if affinity else 0, num_beside=num_beside)
-            cost = (self._mixes(engine, call), found.cost_s)
+            cost = (is_bulk and engine.num_latency_calls > 0, found.cost_s)
             if chosen is None or cost < best:
                 best, chosen = cost, (candidate, found)
         return chosen
 
-    def _soonest_fitting(self, call: ReadyCall, standing: Standing, held: Shared) -> Sequence[_Candidate]:
+    def _soonest_fitting(
+        self, call: ReadyCall, standing: Standing, held: Shared, *, small: bool
+    ) -> Sequence[_Candidate]:
         """The engines that get to it soonest, those that would not mix work if there are any."""
-        small, needed = call.wants_small_batches, call.num_prompt_tokens + call.num_output_tokens
+        needed = call.num_prompt_tokens + call.num_output_tokens
         if self._is_refused(call.model, standing, small=small, needed=needed):
             return ()
+        is_bulk = self._is_bulk(call)
         apart: list[_Candidate] = []
         mixed: list[_Candidate] = []
         for engine in standing.soonest():
             shared = held.get(engine.engine_id)
-            if self._fits(engine, call, shared):
-                (mixed if self._mixes(engine, call) else apart).append((engine, shared))
+            if self._fits(engine, call, shared, small=small):
+                (mixed if is_bulk and engine.num_latency_calls else apart).append((engine, shared))
             if len(apart) == NUM_CANDIDATES:
                 break
         if not (apart or mixed):
@@ -182,7 +188,7 @@ class _AppCentricRound:
             self._reserved.add(call.model)
             self._going.reserve(call.model)
 
-    def _fits(self, engine: EngineState, call: ReadyCall, shared: int) -> bool:
+    def _fits(self, engine: EngineState, call: ReadyCall, shared: int, *, small: bool) -> bool:
         """Whether there is a place in a batch for it, and the memory; an empty engine has both."""
         if engine.num_calls == 0:
             return True
@@ -190,14 +196,13 @@ class _AppCentricRound:
         if engine.num_tokens + needed > engine.capacity_tokens:
             return False
         most = engine.max_batch
-        if self._policy.isolation and (engine.num_latency_calls or call.wants_small_batches):
+        if self._policy.isolation and (engine.num_latency_calls or small):
             most = engine.pace.batch_within(self._target_s, most, engine.num_tokens)
         return engine.num_calls < most
 
-    def _mixes(self, engine: EngineState, call: ReadyCall) -> bool:
-        """Whether work that nobody waits for would slow down calls that somebody waits for."""
-        bulk = engine.num_latency_calls > 0 and call.objective.objective == "throughput"
-        return bulk and self._policy.isolation
+    def _is_bulk(self, call: ReadyCall) -> bool:
+        """Whether it would slow down calls that somebody waits for, and nobody waits for it."""
+        return self._policy.isolation and call.objective.objective == "throughput"
 
 
 def _why(call: ReadyCall, found: Forecast, shared: int, num_beside: int) -> str:

@@ -42,7 +42,9 @@ def forecast(engine: EngineState, call: ReadyCall, *, shared: int, num_beside: i
     to_fill = max(0, call.num_prompt_tokens - shared)
     to_hold = to_fill + num_steps
     batch = min(num_calls + 1, engine.max_batch)
-    finish_s = pace.fill_s(engine.num_unfilled_tokens + to_fill)
-    finish_s += num_steps * pace.step_s(batch, engine.num_tokens + to_hold)
-    longer_s = pace.fill_s(to_fill) + num_steps * (pace.decode_s + pace.kv_s * to_hold)
+    # `fill_s` and `step_s` written out: this is asked of many engines for each call.
+    prefill_s, decode_s, kv_s = pace.prefill_s, pace.decode_s, pace.kv_s
+    finish_s = prefill_s * (engine.num_unfilled_tokens + to_fill)
+    finish_s += num_steps * (pace.base_s + decode_s * batch + kv_s * (engine.num_tokens + to_hold))
+    longer_s = prefill_s * to_fill + num_steps * (decode_s + kv_s * to_hold)
     return Forecast(finish_s, (num_calls - num_beside + TO_COME) * longer_s)
