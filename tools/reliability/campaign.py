@@ -122,7 +122,7 @@ def campaign(tier: str, only: tuple[str, ...], share: float) -> Iterator[dict[st
         print(f"{state:8}{finding['seconds']:7.1f} s  {scenario.name}", file=sys.stderr, flush=True)
         for line in _complaints(finding):
             print(f"          {line}", file=sys.stderr, flush=True)
-        found.append(finding)
+        found.append({**finding, "commit": None if source is None else source.commit})
         yield {
             "kind": "reliability",
             "tier": tier,
@@ -175,7 +175,7 @@ def main() -> None:
         before = read_results(out) if arguments.only else None
         out.parent.mkdir(parents=True, exist_ok=True)
         for made in campaign(arguments.tier, tuple(arguments.only), arguments.share):
-            results = made if before is None else {**made, "findings": _replaced(before, made)}
+            results = made if before is None else {**before, "findings": _replaced(before, made)}
             out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     results = json.loads(out.read_text(encoding="utf-8"))
     if out in (RESULTS, LONG_RESULTS):

@@ -17,7 +17,7 @@ from reliability.postgres_server import PostgresServer
 from reliability.served_process import Served
 from reliability.workload import ENVIRONMENT, Workload
 
-CRASH_LIFE_S = 8.0
+CRASH_LIFE_S = 30.0
 """So long a service has to come to the instant at which it kills itself."""
 MAX_LIFE_S = 1.2
 REQUEST_TIMEOUT_S = 15.0

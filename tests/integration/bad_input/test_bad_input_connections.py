@@ -2,11 +2,13 @@
 
 import asyncio
 import hashlib
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx2
-from http_harness import call, error_code, running_service
+import pytest
+from http_harness import KEY_A, call, error_code, running_service
 
 from parrot.server.keys import KEY_PREFIX, KeyEntry, KeyFile, write_key_file
 
@@ -36,6 +38,24 @@ async def test_row_19_idle_connections_beyond_the_limit_are_refused_and_others_a
             async with asyncio.timeout(30):
                 while (await fresh.get("/healthz")).status_code != 200:
                     await asyncio.sleep(0.05)
+
+
+async def test_row_26_a_key_in_the_address_opens_nothing_and_is_written_nowhere(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with (
+        running_service() as service,
+        httpx2.AsyncClient(base_url=service.client.base_url) as client,
+    ):
+        told = [
+            await client.get("/v1/sessions", params={name: KEY_A})
+            for name in ("api_key", "key", "access_token", "authorization")
+        ]
+    ours = [record for record in caplog.records if not record.name.startswith("http")]  # else the client's
+    assert {(answer.status_code, error_code(answer)) for answer in told} == {(401, "unauthenticated")}
+    assert not [record for record in ours if KEY_A in record.getMessage()]
+    assert KEY_A not in "".join(answer.text for answer in told)
 
 
 async def test_row_27_a_revoked_key_opens_nothing_and_its_streams_end(tmp_path: Path) -> None:
