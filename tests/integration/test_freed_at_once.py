@@ -30,17 +30,27 @@ PATIENCE_S = 30.0
 SLOW = ScriptedConfig(decode_step_s=0.02, tokens_per_step=1)
 
 
+OTHERS: dict[int, object] = {}
+"""What services of other tests hold, by identity; held here too, so that none is given again meanwhile."""
+
+
 @pytest.fixture(autouse=True)
 def _no_collector() -> Iterator[None]:
     gc.collect()
+    OTHERS.update((id(each), each) for each in gc.get_objects() if type(each) in OF_A_SESSION)
     gc.disable()
     yield
     gc.enable()
+    OTHERS.clear()
 
 
 def alive() -> Counter[str]:
-    """How many objects of sessions there are, by their classes."""
-    return Counter(type(each).__name__ for each in gc.get_objects() if type(each) in OF_A_SESSION)
+    """How many objects of sessions there are that this test made, by their classes."""
+    return Counter(
+        type(each).__name__
+        for each in gc.get_objects()
+        if type(each) in OF_A_SESSION and id(each) not in OTHERS
+    )
 
 
 async def all_gone() -> bool:

@@ -103,7 +103,7 @@ def test_sampling_out_of_range_or_of_another_type_is_invalid(field: str, value: 
     assert (error.code, error.param) == ("invalid", field)
 
 
-@pytest.mark.parametrize("field", ["max_token", "api_base", "__class__", "n", "logit_bias"])
+@pytest.mark.parametrize("field", ["max_token", "api_base", "__class__", "n", "best_of"])
 def test_unknown_fields_are_named(field: str) -> None:
     error = refusal(SamplingSpec, {field: 1})
     assert (error.code, error.param) == ("unknown_field", field)
