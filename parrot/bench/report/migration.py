@@ -1,30 +1,36 @@
 """One application in several versions, and what each step gains."""
 
 from parrot.bench.report import prose
-from parrot.bench.report.files import Found, Results
+from parrot.bench.report.files import Found, ResultFile, Results
 from parrot.bench.report.markdown import code, median_text, number, section, spread_text, table
+
+HEADERS = ("version", "round trip, ms", "s", "gain", "requests", "round trips", "prefilled", "measured by")
+
+QUIET_LOAD = 1.0
+"""Processes that wanted a processor before a measurement: more disturb its seconds."""
 
 
 def migration(results: Results) -> str:
-    """The section."""
-    if not results.migration:
+    """The section; of each round trip the newest measurement."""
+    newest: dict[float, ResultFile] = {}
+    for file in results.migration:
+        newest.update(dict.fromkeys((one["rtt_s"] for one in file.content["summaries"]), file))
+    if not newest:
         return ""
-    file = results.migration[-1]
+    file = newest[min(newest)]
+    files = " and ".join(dict.fromkeys(code(newest[rtt_s].name) for rtt_s in sorted(newest)))
     content = file.content
-    told = prose.MIGRATION.format(calls=content["num_calls"], service=content["service"], file=file.name)
-    headers = [
-        "version",
-        "round trip, ms",
-        "s",
-        "gain",
-        "requests",
-        "round trips",
-        "prefilled",
-        "measured by",
+    told = prose.MIGRATION.format(calls=content["num_calls"], service=content["service"], files=files)
+    rows = [
+        _row(one, newest[rtt_s].content["command"])
+        for rtt_s in sorted(newest)
+        for one in newest[rtt_s].content["summaries"]
+        if one["rtt_s"] == rtt_s
     ]
+    loads = {one.content["load_average"] for one in newest.values()}
+    busy = prose.BUSY.format(load=number(max(loads), 1)) if max(loads) > QUIET_LOAD else ""
     left_out = [f"{one['version']} was left out: {one['reason']}." for one in content["skipped"]]
-    rows = [_row(one, content["command"]) for one in content["summaries"]]
-    return section("From a loop to a graph", told, table(headers, rows), *left_out)
+    return section("From a loop to a graph", told, table(HEADERS, rows), busy, *left_out)
 
 
 def _row(one: Found, command: str) -> list[object]:

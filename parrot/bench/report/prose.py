@@ -40,7 +40,12 @@ findings, findings a report, which is written once more) in five versions, each 
 [examples/migration](../examples/migration), on one service with one engine. Prompts and the lengths of
 answers are equal, every run has texts of its own, and the versions take turns. *Requests* are what the
 client sent, *round trips* the most of them that waited for one another, *prefilled* the tokens that the
-engine computed for prompts. *Gain* is the first version's median over this one's. {service}; `{file}`"""
+engine computed for prompts. *Gain* is the first version's median over this one's. {service}; {files}. The
+command line is of the file that a row comes from."""
+
+BUSY = """\
+The machine was not quiet (load {load}), so seconds and gains are disturbed: they differ more from run to run
+than between versions. Requests, round trips and tokens do not depend on it."""
 
 ENGINE = """\
 {model}, {engine}; `{file}`. Floors are what this machine's memory and arithmetic allow, measured in the
