@@ -11,8 +11,9 @@ _chance = secrets.SystemRandom()
 class RetryPolicy:
     """Exponential backoff with jitter, bounded."""
 
-    attempts: int = 8
-    """Requests sent at most, the first one included."""
+    attempts: int = 12
+    """Requests sent at most, the first one included. With the waits below they take twenty to thirty seconds,
+    which is what a service that drains may take to be there again."""
     first_delay_s: float = 0.1
     """The wait after the first failure; doubled after each further one."""
     max_delay_s: float = 5.0
