@@ -128,7 +128,7 @@ class Reader:
 def test_every_command_and_program_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     reader = Reader(tmp_path, _free_port())
     with ExitStack() as servers:
-        outputs = []
+        outputs: list[str] = []
         for block in _runnable(page):
             if block.printed is not None:
                 where = f"{shown(page)}:{block.line}"
