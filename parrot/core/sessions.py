@@ -49,6 +49,10 @@ class Held:
     """Of the prompt, with its first answer."""
 
 
+LOWERED = CallSpec(template="")
+"""Stands for what a client sent once that is lowered, which takes more room than all else of a call."""
+
+
 @dataclass(slots=True, kw_only=True)
 class CallRecord:
     """One call's history. Times are seconds of the wall clock."""
@@ -56,6 +60,7 @@ class CallRecord:
     call_id: CallId
     name: str
     spec: CallSpec
+    """`LOWERED` when its program says all that is needed of it."""
     model: str
     submitted_at: float
     program: Program | None = None

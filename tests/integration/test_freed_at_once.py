@@ -23,7 +23,7 @@ from parrot.sim.engine import SimulatedConfig
 from parrot.sim.simulation import Job, SimulationConfig, simulate
 from parrot.sim.workloads import chain_summary, map_reduce_summary
 from parrot.types.sampling import Sampling
-from parrot.wire.requests import CancelRequest
+from parrot.wire.requests import CallSpec, CancelRequest
 
 OF_A_SESSION = (Session, ApplicationGraph, ApplicationAnalysis, Call, CallRecord, Variable)
 PATIENCE_S = 30.0
@@ -153,3 +153,15 @@ def test_a_simulation_holds_no_more_than_the_applications_that_are_there() -> No
     most: list[int] = []
     simulate(SimulationConfig(engines=(engine,)), jobs, observe=lambda _: most.append(alive()["Session"]))
     assert max(most) <= 1
+
+
+async def test_what_a_client_sent_is_not_kept_once_it_is_lowered() -> None:
+    def num_specs() -> int:
+        return sum(type(each) is CallSpec for each in gc.get_objects())
+
+    async with running_service() as service:
+        sid = await open_session(service)
+        before = num_specs()
+        await submit(service, sid, *(call("Say {{a}}: {{out}}", f"v{i}", a="$later") for i in range(50)))
+        assert len(service.graph(TENANT, sid).calls) == 50
+        assert num_specs() - before < 10

@@ -18,7 +18,7 @@ from parrot.core.executor.outlook import look_ahead
 from parrot.core.executor.runtime import Runtime
 from parrot.core.graph import NewCall
 from parrot.core.prompts import Model, write_prompt
-from parrot.core.sessions import CallRecord, Session
+from parrot.core.sessions import LOWERED, CallRecord, Session
 from parrot.core.variables import Variable
 from parrot.errors import CallError, ConflictError, GoneError, NotFoundError
 from parrot.types.events import SessionOpened
@@ -34,11 +34,8 @@ from parrot.types.ids import (
 from parrot.types.objective import Objective
 from parrot.types.program import ConstantSegment, InputSegment, OutputSegment, Program, Segment
 from parrot.types.sampling import Sampling
-from parrot.wire.requests import CallSpec
 
 _NOTHING: Mapping[str, str] = {}
-_LOWERED = CallSpec(template="")
-"""Stands where a client's text would be."""
 
 
 @dataclass(slots=True)
@@ -193,7 +190,7 @@ class Direct:
         return CallRecord(
             call_id=call.call_id,
             name=call.name,
-            spec=_LOWERED,
+            spec=LOWERED,
             model=model.name,
             submitted_at=now,
             program=program,

@@ -8,7 +8,7 @@ from parrot.core.lowering import check_call, lower
 from parrot.core.prompts import Model, Prompt, write_prompt
 from parrot.core.sessions import CallRecord, Session
 from parrot.types.ids import CallId
-from parrot.types.program import Program
+from parrot.types.program import ConstantSegment, Program
 
 LONG_TEXT_CHARS = 32_768
 """More text than this is tokenised in a thread, off the event loop."""
@@ -71,9 +71,12 @@ def num_chars_of(session: Session, call_id: CallId) -> int:
     """The text that is tokenised for a call."""
     variables = session.graph.variables
     call = session.graph.calls[call_id]
-    spec = session.records[call_id].spec
-    template = spec.template or "".join(message.content for message in spec.messages or ())
-    return len(template) + sum(len(variables[v].value or "") for v in call.inputs.values())
+    record = session.records[call_id]
+    num_chars = sum(len(variables[v].value or "") for v in call.inputs.values())
+    if record.program is not None:
+        return num_chars + sum(len(s.text) for s in record.program.segments if isinstance(s, ConstantSegment))
+    spec = record.spec
+    return num_chars + len(spec.template or "".join(message.content for message in spec.messages or ()))
 
 
 def portions(calls: Iterable[Unwritten]) -> Iterator[list[Unwritten]]:

@@ -16,7 +16,7 @@ from parrot.core.graph import NewCall, Stages
 from parrot.core.lowering import check_call, lower
 from parrot.core.prompts import Model, Prompt, write_prompt
 from parrot.core.recovery import new_calls, record_calls
-from parrot.core.sessions import SentReply, Session, deadline_failure
+from parrot.core.sessions import LOWERED, SentReply, Session, deadline_failure
 from parrot.core.variables import Variable
 from parrot.errors import (
     GoneError,
@@ -291,6 +291,8 @@ class Submission:
         for call, made in zip(event.calls, planned.lowered, strict=True):
             record = session.records[call.call_id]
             record.program, record.prompt = made.program, made.prompt
+            if record.spec.messages is None:
+                record.spec = LOWERED
             record.num_prompt_tokens = made.prompt.num_tokens if made.prompt else 0
         added = session.graph.add(planned.calls, event.variables, checked=planned.stages)
         session.analysis.added(call.call_id for call in event.calls)
