@@ -60,10 +60,11 @@ async def opened(url: str, model: str) -> AsyncIterator[Run]:
     chat = ChatParrot(
         model=model, base_url=f"{url}/v1", temperature=0, extra_body={"ignore_eos": True}, timeout=600
     )
-    chain = lazy(report(chat))
+    chain: Runnable[Any, str] = lazy(report(chat))
 
     async def run(job: Job) -> str:
-        return await chain.ainvoke(asdict(job))
+        text: str = await chain.ainvoke(asdict(job))
+        return text
 
     yield run
 
