@@ -6,7 +6,7 @@ import pytest
 from project_files import ROOT
 
 NUM_ROWS = 140
-ROW = re.compile(r"row_(\d+)|[Rr]ows? (\d+)|\b_\w+\(\s*(\d+),")
+ROW = re.compile(r"row_(\d+)|[Rr]ows? (\d+)|\b_\w+\(\s*(\d+)[,)]")
 """How tests name a row, and how the corpus does."""
 
 ELSEWHERE = {
