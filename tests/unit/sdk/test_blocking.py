@@ -106,9 +106,9 @@ def test_errors_arrive_as_they_are(session: SyncSession, service: FakeService) -
 def test_body_that_raises_deletes_the_session_and_ends_the_thread(service: FakeService) -> None:
     with (  # noqa: PT012
         pytest.raises(KeyboardInterrupt),
-        parrot.connect_sync("http://127.0.0.1:1", transport=httpx2.MockTransport(service)),
+        parrot.connect_sync("http://127.0.0.1:1", transport=httpx2.MockTransport(service)) as session,
     ):
-        write_code(task="a").get()
+        session.call(write_code, task="a").get()
         raise KeyboardInterrupt
     assert service.deleted == ["ses_1"]
     assert num_portals() == 0
