@@ -115,6 +115,10 @@ class Client:
                 error = unreachable
                 if unreachable.code == "bad_answer":
                     raise
+            except ParrotError as told:
+                if not told.retryable:
+                    raise
+                error, retry = told, self._retry
             if attempt >= retry.attempts:
                 raise error
             await asyncio.sleep(retry.delay_s(attempt, asked_s))

@@ -10,7 +10,7 @@ from fake_service import FAST, FakeService, error_response, open_session, sessio
 
 import parrot
 from parrot import Input, Output, SyncSession, semantic_function
-from parrot.errors import CallError, UsageError
+from parrot.errors import CallError, InvalidError, UsageError
 
 
 @semantic_function
@@ -160,3 +160,22 @@ def test_a_blocking_program_costs_one_request_too(blocking: SyncSession, service
     assert code.get() == "CODE"
     assert before_leaving(service) == ["POST /v1/run", "POST /v1/sessions/ses_1/run"]
     assert [one["variable"] for one in service.follows[1]] == [code.name]
+
+
+async def test_an_answer_that_begins_with_an_error_that_passes_is_asked_for_again(
+    service: FakeService,
+) -> None:
+    error = {"error": {"code": "engine_unavailable", "message": "no engine is up yet", "retryable": True}}
+    service.fail("POST /v1/run", sse(("error", error, "")), times=2)
+    async with open_session(service):
+        assert await write_code(task="a") == "CODE"
+    assert before_leaving(service) == ["POST /v1/run"] * 3
+
+
+async def test_an_answer_that_begins_with_an_error_that_stays_is_raised(service: FakeService) -> None:
+    error = {"error": {"code": "invalid", "message": "no such thing"}}
+    service.fail("POST /v1/run", sse(("error", error, "")))
+    async with open_session(service):
+        with pytest.raises(InvalidError, match="no such thing"):
+            await write_code(task="a")
+    assert before_leaving(service) == ["POST /v1/run"]
