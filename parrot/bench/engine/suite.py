@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from math import ceil
+from pathlib import Path
 
 import torch
 
@@ -115,7 +116,7 @@ class _Suite:
             load_average=load_average,
             versions=versions(PACKAGES),
             source=commit(),
-            settings=asdict(config) | {"torch_threads": torch.get_num_threads()},
+            settings=_told(config) | {"torch_threads": torch.get_num_threads()},
             engines=found.engines,
             floors=floors,
             prefill=self._prefill_results(floors),
@@ -390,3 +391,9 @@ class _Suite:
 
 def _first(prefix: ContextRef, num_tokens: int) -> ContextRef:
     return ContextRef(context_id=prefix.context_id, num_tokens=num_tokens)
+
+
+def _told(config: EngineBenchConfig) -> dict[str, object]:
+    """The settings, without where on this machine the model lies."""
+    named = replace(config.engine, model_dir=Path(config.engine.model_dir).name)
+    return asdict(replace(config, engine=named))

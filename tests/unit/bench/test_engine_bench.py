@@ -189,6 +189,7 @@ def test_the_command_prints_json_and_keeps_it(
     (kept,) = tmp_path.glob("engine-tiny-*.json")
     assert json.loads(kept.read_text()) == printed
     assert printed["settings"]["sections"] == ["prefill"]
+    assert "/" not in printed["settings"]["engine"]["model_dir"]
     assert [one["num_tokens"] for one in printed["prefill"]] == [128, 512]
 
 
