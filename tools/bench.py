@@ -72,7 +72,10 @@ def main(results: Path) -> int:
         say(f"── {time.monotonic() - at:.0f} s")
     page = results.parent / "README.md"
     plots = [] if find_spec("matplotlib") is not None else ["--no-plots"]
-    readme = ["--readme", str(ROOT / "README.md")] if results == RESULTS else []
+    marked = (
+        {"--readme": "README.md", "--tutorial": "docs/tutorials/migrating.md"} if results == RESULTS else {}
+    )
+    readme = [word for option, path in marked.items() for word in (option, str(ROOT / path))]
     report = ["bench", "report", "--results", str(results), "--out", str(page), *readme, *plots]
     status = subprocess.run([sys.executable, "-m", "parrot.cli", *report], cwd=ROOT, check=False).returncode
     say(f"\n{(time.monotonic() - began) / 60:.0f} minutes; skipped:")

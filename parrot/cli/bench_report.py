@@ -29,12 +29,19 @@ from parrot.errors import ConfigError
     type=click.Path(path_type=Path, dir_okay=False),
     help="Another page, in whose marked part a few of the figures are put.",
 )
+@click.option(
+    "--tutorial",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The page in whose marked part the gains of migrating are put.",
+)
 @click.option("--plots/--no-plots", default=True, show_default=True, help="Draw the plots too.")
 @click.option("--check", is_flag=True, help="Write nothing; fail when the page is not what the results give.")
-def bench_report(*, directory: Path, out: Path, readme: Path | None, plots: bool, check: bool) -> None:
+def bench_report(
+    *, directory: Path, out: Path, readme: Path | None, tutorial: Path | None, plots: bool, check: bool
+) -> None:
     """Make the page of measurements from result files alone."""
     from parrot.bench.report.files import read_results
-    from parrot.bench.report.headline import with_headline
+    from parrot.bench.report.headline import with_gains, with_headline
     from parrot.bench.report.page import render
     from parrot.bench.report.plots import draw
 
@@ -42,6 +49,8 @@ def bench_report(*, directory: Path, out: Path, readme: Path | None, plots: bool
     pages = {out: render(results)}
     if readme is not None:
         pages[readme] = with_headline(readme.read_text(encoding="utf-8"), results)
+    if tutorial is not None:
+        pages[tutorial] = with_gains(tutorial.read_text(encoding="utf-8"), results)
     for file, page in pages.items():
         if not check:
             file.write_text(page, encoding="utf-8")

@@ -3,6 +3,7 @@
 from parrot.bench.report.apps import OWN, Comparison, comparisons
 from parrot.bench.report.files import Results
 from parrot.bench.report.markdown import median_text, number, spread_text, table
+from parrot.bench.report.migration import gains
 from parrot.errors import ConfigError
 
 BEGIN = "<!-- measured: made by `parrot bench report` -->"
@@ -22,11 +23,24 @@ def with_headline(readme: str, results: Results) -> str:
     Raises:
         ConfigError: it lacks a mark.
     """
-    head, begin, rest = readme.partition(BEGIN)
+    return _between(readme, headline(results), "--readme")
+
+
+def with_gains(tutorial: str, results: Results) -> str:
+    """The page on migrating with what each step gained.
+
+    Raises:
+        ConfigError: it lacks a mark.
+    """
+    return _between(tutorial, gains(results), "--tutorial")
+
+
+def _between(page: str, text: str, param: str) -> str:
+    head, begin, rest = page.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
-        raise ConfigError(f"the page lacks {BEGIN} or {END}", param="--readme")
-    return f"{head}{begin}\n{headline(results)}\n{end}{tail}"
+        raise ConfigError(f"the page lacks {BEGIN} or {END}", param=param)
+    return f"{head}{begin}\n{text}\n{end}{tail}"
 
 
 def _applications(found: list[Comparison], side: str) -> str:

@@ -33,6 +33,14 @@ def migration(results: Results) -> str:
     return section("From a loop to a graph", told, table(HEADERS, rows), busy, *left_out)
 
 
+def gains(results: Results) -> str:
+    """The newest measurement as a table for the tutorial."""
+    if not results.migration:
+        return ""
+    rows = [_row(one, "")[:-1] for one in results.migration[-1].content["summaries"]]
+    return table(HEADERS[:-1], rows)
+
+
 def _row(one: Found, command: str) -> list[object]:
     return [
         one["title"],

@@ -8,7 +8,7 @@ import pytest
 from project_files import ROOT
 
 from parrot.bench.report.files import read_results
-from parrot.bench.report.headline import with_headline
+from parrot.bench.report.headline import with_gains, with_headline
 from parrot.bench.report.page import EXPECTED, render
 from parrot.bench.report.targets import Target
 from parrot.cli.root import run
@@ -24,6 +24,12 @@ def test_the_committed_page_is_what_the_committed_results_give() -> None:
 def test_the_figures_in_the_readme_are_those_of_the_committed_results() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert with_headline(readme, read_results(RESULTS)) == readme
+
+
+def test_the_gains_in_the_tutorial_are_those_of_the_committed_results() -> None:
+    page = (ROOT / "docs" / "tutorials" / "migrating.md").read_text(encoding="utf-8")
+    assert "| Parrot SDK | 250 |" in page
+    assert with_gains(page, read_results(RESULTS)) == page
 
 
 def test_a_readme_without_marks_is_refused() -> None:
