@@ -109,7 +109,7 @@ EXPORT int parrot_plan_begin(Plan* plan, int64_t num_rows, int64_t num_pieces, c
 EXPORT void parrot_attend(const Plan* plan, const void* queries, int64_t query_stride, const void* new_keys,
                           int64_t key_stride, const void* new_values, int64_t value_stride, void* keys,
                           void* values, void* out) {
-    plan->attend(queries, query_stride, new_keys, key_stride, new_values, value_stride, keys, values, out);
+    plan->attend(queries, query_stride, new_keys, key_stride, new_values, value_stride, keys, values, out, nullptr);
 }
 
 EXPORT void parrot_rotate(const ParrotKernels* kernels, int type, int64_t num_rows, int64_t num_query_heads,
@@ -148,7 +148,7 @@ EXPORT void parrot_pack(const ParrotKernels* kernels, int kind, int64_t num_inpu
 EXPORT void parrot_linear(const ParrotKernels* kernels, int kind, int64_t num_rows, int64_t num_inputs,
                           int64_t num_outputs, const void* inputs, const void* weights, const void* bias, void* out) {
     kernels->table->linear(
-        {kernels->pool, (LinearKind)kind, num_rows, num_inputs, num_outputs, inputs, weights, bias, out});
+        {kernels->pool, (LinearKind)kind, num_rows, num_inputs, num_outputs, inputs, weights, bias, out, nullptr});
 }
 
 // The layers of a model, over the steps of a plan that outlives them. `layers` are parrot::Layer, and what they point

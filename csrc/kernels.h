@@ -80,19 +80,6 @@ struct AttendArgs {
     void* out;                // [rows][heads][head_dim]
 };
 
-struct WriteArgs {
-    Pool* pool;
-    const Shape* shape;
-    int64_t num_rows;
-    const int64_t* slots;     // [rows]; below 0: written nowhere
-    const void* new_keys;     // [rows][kv_heads][head_dim], rows key_stride elements apart
-    int64_t key_stride;
-    const void* new_values;
-    int64_t value_stride;
-    void* keys;               // one layer
-    void* values;
-};
-
 struct RotateArgs {
     Pool* pool;
     Type type;
@@ -108,6 +95,20 @@ struct RotateArgs {
     const void* query_norm;   // [head_dim], or null
     const void* key_norm;
     float norm_eps;
+};
+
+struct WriteArgs {
+    Pool* pool;
+    const Shape* shape;
+    int64_t num_rows;
+    const int64_t* slots;     // [rows]; below 0: written nowhere
+    const void* new_keys;     // [rows][kv_heads][head_dim], rows key_stride elements apart
+    int64_t key_stride;
+    const void* new_values;
+    int64_t value_stride;
+    void* keys;               // one layer
+    void* values;
+    const RotateArgs* rotation;   // of heads that the new keys are among, done first; or null
 };
 
 struct NormArgs {
@@ -159,6 +160,20 @@ struct SampleArgs {
 // gates and what they are for in turn, and the result is silu(gate) · up, half as wide.
 enum class LinearKind : int { kPlain = 0, kAdded = 1, kGated = 2 };
 
+// A norm of a product's inputs that each thread makes for itself: for few rows that is quicker than to share the
+// work and then to fetch what the others have made.
+struct InputNorm {
+    const void* weight;       // [inputs]
+    float eps;
+    unsigned char* space;     // for each thread of the pool `thread_bytes`, which begin with `Made`
+    size_t thread_bytes;
+    uint64_t job;             // another one in each product
+
+    struct Made {
+        alignas(64) uint64_t job;   // the product that the rows behind this were made for
+    };
+};
+
 struct LinearArgs {
     Pool* pool;
     LinearKind kind;
@@ -169,6 +184,7 @@ struct LinearArgs {
     const void* weights;      // packed
     const void* bias;         // [outputs] in the order of the weights, or null
     void* out;                // [rows][outputs, or half as many]
+    const InputNorm* norm;    // null: the inputs are taken as they are
 };
 
 struct PackArgs {

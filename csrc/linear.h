@@ -71,12 +71,28 @@ INLINE void finish(const LinearArgs& a, int64_t row, int rows, int64_t first, in
     }
 }
 
+// The inputs as a thread is to read them. Its own pieces come one after the other, so the norm is made once.
+INLINE const Bf16* inputs_for(const LinearArgs& a, int thread) {
+    if (!a.norm) return (const Bf16*)a.inputs;
+    InputNorm::Made* const made = (InputNorm::Made*)(a.norm->space + thread * a.norm->thread_bytes);
+    Bf16* const normed = (Bf16*)(made + 1);
+    if (made->job != a.norm->job) {
+        made->job = a.norm->job;
+        const Bf16* row = (const Bf16*)a.inputs;
+        for (int64_t r = 0; r < a.num_rows; ++r, row += a.num_inputs)
+            scale_by(row, (const Bf16*)a.norm->weight, a.num_inputs, rms_factor(row, a.num_inputs, a.norm->eps),
+                     normed + r * a.num_inputs);
+    }
+    return normed;
+}
+
 // Some tiles of outputs for all rows.
-INLINE void linear_tiles(const LinearArgs& a, int64_t tile, int tiles, TileProducts& products) {
+INLINE void linear_tiles(const LinearArgs& a, const Bf16* all_inputs, int64_t tile, int tiles,
+                         TileProducts& products) {
     float sums[kLinearRows * 32] __attribute__((aligned(64)));
     for (int64_t row = 0; row < a.num_rows; row += kLinearRows) {
         const int rows = a.num_rows - row < kLinearRows ? (int)(a.num_rows - row) : kLinearRows;
-        const Bf16* inputs = (const Bf16*)a.inputs + row * a.num_inputs;
+        const Bf16* inputs = all_inputs + row * a.num_inputs;
         products.take_rows(rows);
         for (int pair = 0; pair < tiles; pair += 2) {
             const int64_t first = (tile + pair) * 16, left = a.num_outputs - first;
@@ -91,11 +107,11 @@ static void linear(const LinearArgs& a) {
     const int64_t num_tiles = (a.num_outputs + 15) / 16;
     // Small enough that threads end together, and pairs, which are what a product takes at a time.
     const int64_t each = num_tiles < 32 * kLinearTiles ? 2 : kLinearTiles;
-    for_pieces(a.pool, (num_tiles + each - 1) / each, [&](int64_t piece, int) {
+    for_pieces(a.pool, (num_tiles + each - 1) / each, [&](int64_t piece, int thread) {
         const int64_t tile = piece * each, left = num_tiles - tile;
         const int tiles = (int)(left < each ? left : each);
         TileProducts products;
-        linear_tiles(a, tile, tiles, products);
+        linear_tiles(a, inputs_for(a, thread), tile, tiles, products);
     });
 }
 

@@ -45,8 +45,10 @@ void Plan::begin(int64_t num_rows, int64_t num_pieces, const int64_t* piece_size
 }
 
 void Plan::attend(const void* queries, int64_t query_stride, const void* new_keys, int64_t key_stride,
-                  const void* new_values, int64_t value_stride, void* keys, void* values, void* out) const {
-    table_->write({pool_, &shape_, step_.num_rows, slots_, new_keys, key_stride, new_values, value_stride, keys, values});
+                  const void* new_values, int64_t value_stride, void* keys, void* values, void* out,
+                  const RotateArgs* rotation) const {
+    table_->write({pool_, &shape_, step_.num_rows, slots_, new_keys, key_stride, new_values, value_stride, keys, values,
+                   rotation});
     table_->attend({pool_, &shape_, &step_, queries, query_stride, keys, values, out});
 }
 

@@ -40,9 +40,11 @@ class Plan {
     void begin(int64_t num_rows, int64_t num_pieces, const int64_t* piece_sizes, const int64_t* runs,
                const int64_t* ranges, const int64_t* slots);
 
-    // One layer of the step, as parrot_attend in interface.cpp.
+    // One layer of the step, as parrot_attend in interface.cpp. `rotation` of the queries and new keys is done first;
+    // null: they are taken as they are.
     void attend(const void* queries, int64_t query_stride, const void* new_keys, int64_t key_stride,
-                const void* new_values, int64_t value_stride, void* keys, void* values, void* out) const;
+                const void* new_values, int64_t value_stride, void* keys, void* values, void* out,
+                const RotateArgs* rotation) const;
 
     const Table* table() const { return table_; }
     Pool* pool() const { return pool_; }

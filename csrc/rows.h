@@ -3,13 +3,19 @@
 
 template <class T>
 INLINE float rms_factor(const T* row, int64_t size, float eps) {
-    Floats squares = all(0.0f);
+    // Several sums, for each waits for the one before it.
+    Floats squares[4] = {all(0.0f), all(0.0f), all(0.0f), all(0.0f)};
     int64_t i = 0;
+    for (; i + 64 <= size; i += 64)
+        for (int part = 0; part < 4; ++part) {
+            const Floats v = load(row + i + 16 * part);
+            squares[part] = squares[part] + v * v;
+        }
     for (; i + 16 <= size; i += 16) {
         const Floats v = load(row + i);
-        squares = squares + v * v;
+        squares[0] = squares[0] + v * v;
     }
-    float total = sum(squares);
+    float total = sum(squares[0] + squares[1] + (squares[2] + squares[3]));
     for (; i < size; ++i) total += widen(row[i]) * widen(row[i]);
     return 1.0f / __builtin_sqrtf(total / (float)size + eps);
 }
@@ -85,22 +91,27 @@ INLINE void rotate_head(T* head, const T* norm, float eps, const float* cosines,
 }
 
 template <class T>
+INLINE void rotate_row(const RotateArgs& a, int64_t r) {
+    const int64_t dim = a.head_dim, num_heads = a.num_query_heads + a.num_key_heads, at = a.positions[r] * (dim / 2);
+    T* row = (T*)a.heads + r * a.stride;
+    for (int64_t h = 0; h < num_heads; ++h) {
+        const T* norm = (const T*)(h < a.num_query_heads ? a.query_norm : a.key_norm);
+        rotate_head(row + h * dim, norm, a.norm_eps, a.cosines + at, a.sines + at, dim);
+    }
+}
+
+template <class T>
 void rotate_of(const RotateArgs& a) {
-    const int64_t dim = a.head_dim, num_heads = a.num_query_heads + a.num_key_heads;
-    for_rows(a.pool, a.num_rows, num_heads * dim, [&](int64_t r, int) {
-        T* row = (T*)a.heads + r * a.stride;
-        const int64_t at = a.positions[r] * (dim / 2);
-        for (int64_t h = 0; h < num_heads; ++h) {
-            const T* norm = (const T*)(h < a.num_query_heads ? a.query_norm : a.key_norm);
-            rotate_head(row + h * dim, norm, a.norm_eps, a.cosines + at, a.sines + at, dim);
-        }
-    });
+    for_rows(a.pool, a.num_rows, (a.num_query_heads + a.num_key_heads) * a.head_dim,
+             [&](int64_t r, int) { rotate_row<T>(a, r); });
 }
 
 template <class T>
 void write_of(const WriteArgs& a) {
     const int64_t dim = a.shape->head_dim, num_heads = a.shape->num_kv_heads;
-    for_rows(a.pool, a.num_rows, num_heads * dim, [&](int64_t r, int) {
+    const int64_t num_rotated = a.rotation ? a.rotation->num_query_heads + a.rotation->num_key_heads : 0;
+    for_rows(a.pool, a.num_rows, (num_heads + num_rotated) * dim, [&](int64_t r, int) {
+        if (a.rotation) rotate_row<T>(*a.rotation, r);
         const int64_t slot = a.slots[r];
         if (slot < 0) return;
         const int64_t tile = slot / kTileSlots * kTileSlots * dim, at = slot % kTileSlots;

@@ -14,8 +14,11 @@ INLINE void for_pieces(Pool* pool, int64_t num_pieces, const Work& work) {
 // A function of (row, thread) for rows of some elements each, in equal pieces that are worth it.
 template <class Work>
 INLINE void for_rows(Pool* pool, int64_t num_rows, int64_t row_elements, const Work& work) {
-    const int64_t worthwhile = num_rows * row_elements / kPieceElements, most = 4 * pool_num_threads(pool);
-    const int64_t wanted = worthwhile < most ? worthwhile : most, num_pieces = wanted < num_rows ? wanted : num_rows;
+    const int64_t num_threads = pool_num_threads(pool), worthwhile = num_rows * row_elements / kPieceElements;
+    // As many for each thread, so that none is left to one of them alone.
+    const int64_t each = worthwhile / num_threads < 4 ? worthwhile / num_threads : 4;
+    const int64_t wanted = each > 0 ? each * num_threads : worthwhile;
+    const int64_t num_pieces = wanted < num_rows ? wanted : num_rows;
     if (num_pieces <= 1) {
         for (int64_t row = 0; row < num_rows; ++row) work(row, 0);
         return;

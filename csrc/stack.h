@@ -56,10 +56,14 @@ class Stack {
     void run(int64_t num_rows, const int64_t* tokens, const int64_t* positions, void* hidden, StackTimes* times);
 
    private:
+    size_t own_norm_bytes() const;
+    unsigned char* own_norms_space();
+
     const Plan* plan_;
     StackShape shape_;
     std::vector<Layer> layers_;
-    Buffer normed_, heads_, mixed_, gated_;
+    Buffer normed_, heads_, mixed_, gated_, own_norms_;
+    uint64_t num_products_ = 0;   // that norm their inputs
 };
 
 }  // namespace parrot
