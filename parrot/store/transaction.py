@@ -1,45 +1,35 @@
 """What happens inside one write transaction: several appends, each whole or not at all."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
-from sqlalchemy import Column, Connection, Row, Select, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, select, update
 
 from parrot.ports.store import AppendOutcome, ClosedSession, IdempotentReply
 from parrot.store.ledger import Ledger, fenced_calls, resolved_variables
+from parrot.store.rows import Values, rows_of
 from parrot.store.schema import ATTEMPTS, EVENTS, REPLIES, RESOLUTIONS, SESSIONS
 from parrot.types.events import CallPlaced, Event, SessionClosed, SessionOpened, VariableFailed, VariableReady
-from parrot.types.ids import CallId, SessionId, TenantId
+from parrot.types.ids import CallId, SessionId, TenantId, VariableId
 from parrot.wire.events import decode_event, encode_event, event_name
-
-MAX_IN = 10_000
-"""Values in one IN list; SQLite allows about three times as many, PostgreSQL six."""
 
 ReplyKey = tuple[str, str, str]
 Growth = Counter[TenantId]
 """Bytes of events that came, or with a minus went, by tenant."""
 
 
-def _select_in(column: Column[str]) -> Select[tuple[object, ...]]:
-    return select(column.table).where(column.in_(bindparam("values", expanding=True)))
-
-
+_SESSION = (SESSIONS.c.session_id, SESSIONS.c.session_no, SESSIONS.c.last_seq, SESSIONS.c.tenant_id)
+_ATTEMPT = (ATTEMPTS.c.call_id, ATTEMPTS.c.attempt)
+_RESOLUTION = (RESOLUTIONS.c.variable_id,)
+_REPLY = (REPLIES.c.tenant_id, REPLIES.c.scope, REPLIES.c.key, REPLIES.c.body_hash, REPLIES.c.reply)
 # Built once: to build a statement takes as long as to run it.
-_FIND_SESSIONS = _select_in(SESSIONS.c.session_id)
-_FIND_ATTEMPTS = _select_in(ATTEMPTS.c.call_id)
-_FIND_RESOLUTIONS = _select_in(RESOLUTIONS.c.variable_id)
-_FIND_REPLIES = _select_in(REPLIES.c.key)
-_INSERT_SESSION = insert(SESSIONS)
-_INSERT_EVENT = insert(EVENTS)
-_INSERT_RESOLUTION = insert(RESOLUTIONS)
-_INSERT_ATTEMPT = insert(ATTEMPTS)
 _RAISE_ATTEMPT = (
     update(ATTEMPTS)
     .where(ATTEMPTS.c.call_id == bindparam("placed_call"))
     .values(attempt=bindparam("latest_attempt"))
 )
-_INSERT_REPLY = insert(REPLIES)
 _SET_LAST_SEQ = (
     update(SESSIONS)
     .where(SESSIONS.c.session_no == bindparam("number"))
@@ -92,30 +82,40 @@ class _Batch:
 
     def __init__(self, connection: Connection, appends: Sequence[Append]) -> None:
         self._connection = connection
+        self._rows = rows_of(connection)
         events = [event for append in appends for event in append.events]
-        sessions = _matching(connection, _FIND_SESSIONS, {event.session_id for event in events})
-        self._numbers = {SessionId(row.session_id): int(row.session_no) for row in sessions}
-        self._owners = {SessionId(row.session_id): TenantId(row.tenant_id) for row in sessions}
+        known = {event.session_id for event in events}
+        sessions = cast(
+            "list[tuple[SessionId, int, int, TenantId]]",
+            self._rows.find(SESSIONS.c.session_id, _SESSION, known),
+        )
+        self._numbers = {session_id: number for session_id, number, _, _ in sessions}
+        self._owners = {session_id: tenant_id for session_id, _, _, tenant_id in sessions}
         self._sizes: Counter[SessionId] = Counter()
         """Bytes of the events that the batch adds to each session."""
-        attempts = _matching(connection, _FIND_ATTEMPTS, fenced_calls(events))
-        resolved = _matching(connection, _FIND_RESOLUTIONS, resolved_variables(events))
+        placed = self._rows.find(ATTEMPTS.c.call_id, _ATTEMPT, fenced_calls(events))
+        attempts = dict(cast("list[tuple[CallId, int]]", placed))
+        resolved = self._rows.find(RESOLUTIONS.c.variable_id, _RESOLUTION, resolved_variables(events))
+        self._stored_attempts = frozenset(attempts)
         self._ledger = Ledger(
-            last_seqs={row.session_id: row.last_seq for row in sessions},
-            attempts={row.call_id: row.attempt for row in attempts},
-            resolved={row.variable_id for row in resolved},
+            last_seqs={session_id: last_seq for session_id, _, last_seq, _ in sessions},
+            attempts=attempts,
+            resolved={cast("VariableId", variable_id) for (variable_id,) in resolved},
         )
         keys = {append.idempotent.key for append in appends if append.idempotent is not None}
-        replies = (reply_of(row) for row in _matching(connection, _FIND_REPLIES, keys))
+        replies = (
+            _reply(*cast("tuple[TenantId, str, str, str, str]", row))
+            for row in self._rows.find(REPLIES.c.key, _REPLY, keys)
+        )
         self._replies = {_reply_key(reply): reply for reply in replies}
-        self._stored_attempts = {row.call_id for row in attempts}
         self._placed: dict[CallId, int] = {}
         """Calls that the batch places, and the number of their session."""
         self._next_number: int | None = None
-        self._rows: dict[str, list[dict[str, object]]] = {
-            name: [] for name in ("sessions", "events", "resolutions", "replies", "closed")
-        }
-        self._touched: set[SessionId] = set()
+        self._opened: list[SessionOpened] = []
+        self._events: list[Values] = []
+        self._resolutions: list[Values] = []
+        self._new_replies: list[Values] = []
+        self._closed: list[dict[str, object]] = []
 
     def add(self, append: Append) -> AppendOutcome:
         reply = append.idempotent
@@ -129,85 +129,72 @@ class _Batch:
         if reply is not None:
             self._replies[_reply_key(reply)] = reply
             first = append.events[0].session_id if append.events else None
-            self._rows["replies"].append(
-                {
-                    "tenant_id": reply.tenant_id,
-                    "scope": reply.scope,
-                    "key": reply.key,
-                    "body_hash": reply.body_hash,
-                    "reply": reply.reply,
-                    "session_no": None if first is None else self._numbers[first],
-                }
+            number = None if first is None else self._numbers[first]
+            self._new_replies.append(
+                (reply.key, reply.scope, reply.tenant_id, reply.body_hash, reply.reply, number)
             )
         return outcome
 
     def write(self) -> Growth:
         """Send the rows to the database; gives what they add."""
-        rows = self._rows
-        opened = {row["session_id"] for row in rows["sessions"]}
-        for row in rows["sessions"]:
-            session_id = SessionId(str(row["session_id"]))
-            row["last_seq"], row["num_bytes"] = self._ledger.last_seqs[session_id], self._sizes[session_id]
-        grown = [
-            {
-                "number": self._numbers[session_id],
-                "last_seq": self._ledger.last_seqs[session_id],
-                "more_bytes": self._sizes[session_id],
-            }
-            for session_id in self._touched - opened
+        rows, numbers, last_seqs = self._rows, self._numbers, self._ledger.last_seqs
+        opened = {
+            event.session_id: (
+                numbers[event.session_id],
+                event.session_id,
+                last_seqs[event.session_id],
+                None,
+                False,
+                event.tenant_id,
+                self._sizes[event.session_id],
+            )
+            for event in self._opened
+        }
+        grown: list[dict[str, object]] = [
+            {"number": numbers[session_id], "last_seq": last_seqs[session_id], "more_bytes": size}
+            for session_id, size in self._sizes.items()
+            if session_id not in opened
         ]
-        latest = self._ledger.attempts
-        first: list[dict[str, object]] = [
-            {"call_id": call_id, "session_no": number, "attempt": latest[call_id]}
+        latest, stored = self._ledger.attempts, self._stored_attempts
+        first = [
+            (call_id, number, latest[call_id])
             for call_id, number in self._placed.items()
-            if call_id not in self._stored_attempts
+            if call_id not in stored
         ]
         again: list[dict[str, object]] = [
             {"placed_call": call_id, "latest_attempt": latest[call_id]}
             for call_id in self._placed
-            if call_id in self._stored_attempts
+            if call_id in stored
         ]
-        for statement, parameters in (
-            (_INSERT_SESSION, rows["sessions"]),
-            (_INSERT_EVENT, rows["events"]),
-            (_INSERT_RESOLUTION, rows["resolutions"]),
-            (_INSERT_ATTEMPT, first),
-            (_RAISE_ATTEMPT, again),
-            (_INSERT_REPLY, rows["replies"]),
-            (_SET_LAST_SEQ, grown),
-            (_SET_CLOSED, rows["closed"]),
-        ):
-            if parameters:
-                self._connection.execute(statement, parameters)
+        rows.add(SESSIONS, list(opened.values()))
+        rows.add(EVENTS, self._events)
+        rows.add(RESOLUTIONS, self._resolutions)
+        rows.add(ATTEMPTS, first)
+        rows.change(_RAISE_ATTEMPT, again)
+        rows.add(REPLIES, self._new_replies)
+        rows.change(_SET_LAST_SEQ, grown)
+        rows.change(_SET_CLOSED, self._closed)
         growth: Growth = Counter()
         for session_id, size in self._sizes.items():
             growth[self._owners[session_id]] += size
         return growth
 
     def _add_event(self, event: Event, seq: int, text: str) -> None:
-        rows = self._rows
-        self._touched.add(event.session_id)
-        self._sizes[event.session_id] += len(text) if text.isascii() else len(text.encode())
+        session_id = event.session_id
+        self._sizes[session_id] += len(text) if text.isascii() else len(text.encode())
         if isinstance(event, SessionOpened):
-            number = self._numbers[event.session_id] = self._fresh_number()
-            self._owners[event.session_id] = event.tenant_id
-            rows["sessions"].append(
-                {
-                    "session_no": number,
-                    "session_id": event.session_id,
-                    "purged": False,
-                    "tenant_id": event.tenant_id,
-                }
-            )
-        number = self._numbers[event.session_id]
-        rows["events"].append({"session_no": number, "seq": seq, "name": event_name(event), "body": text})
+            self._numbers[session_id] = self._fresh_number()
+            self._owners[session_id] = event.tenant_id
+            self._opened.append(event)
+        number = self._numbers[session_id]
+        self._events.append((number, seq, event_name(event), text))
         match event:
             case VariableReady() | VariableFailed():
-                rows["resolutions"].append({"variable_id": event.variable_id, "session_no": number})
+                self._resolutions.append((event.variable_id, number))
             case CallPlaced():
                 self._placed[event.call_id] = number
             case SessionClosed():
-                rows["closed"].append({"number": number, "closed_wall_s": event.wall_s})
+                self._closed.append({"number": number, "closed_wall_s": event.wall_s})
             case _:
                 pass
 
@@ -270,23 +257,12 @@ def purge_one(connection: Connection, closed_before_wall_s: float) -> Growth | N
 
 def reply_of(row: Row[tuple[object, ...]]) -> IdempotentReply:
     """A row of `replies` as a value."""
-    return IdempotentReply(
-        tenant_id=TenantId(row.tenant_id),
-        scope=row.scope,
-        key=row.key,
-        body_hash=row.body_hash,
-        reply=row.reply,
-    )
+    return _reply(TenantId(row.tenant_id), row.scope, row.key, row.body_hash, row.reply)
+
+
+def _reply(tenant_id: TenantId, scope: str, key: str, body_hash: str, reply: str) -> IdempotentReply:
+    return IdempotentReply(tenant_id=tenant_id, scope=scope, key=key, body_hash=body_hash, reply=reply)
 
 
 def _reply_key(reply: IdempotentReply) -> ReplyKey:
     return (reply.tenant_id, reply.scope, reply.key)
-
-
-def _matching(
-    connection: Connection, query: Select[tuple[object, ...]], values: Iterable[str]
-) -> list[Row[tuple[object, ...]]]:
-    """The rows that `query` finds for all of `values`, in pieces that every database takes."""
-    chosen = list(values)
-    pieces = (chosen[start : start + MAX_IN] for start in range(0, len(chosen), MAX_IN))
-    return [row for piece in pieces for row in connection.execute(query, {"values": piece})]
