@@ -62,6 +62,8 @@ class Parts:
     device: torch.device
     context_tokens: int
     model_hash: str
+    torch_threads: int | None
+    """Threads for what torch computes of a step; None: torch decides."""
     times: StepTimes | None = None
     """Where steps note their times, when they are measured."""
 
@@ -118,7 +120,7 @@ class Parts:
             vocab_size=self.shape.vocab_size,
             context_tokens=self.context_tokens,
             seed=config.seed,
-            num_threads=config.num_threads,
+            torch_threads=self.torch_threads,
             report=report,
             clock=clock,
             times=self.times,
@@ -193,8 +195,9 @@ def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> 
         num_heads=shape.num_heads,
         device=device,
     )
+    is_fused = False
     if isinstance(model, LlamaModel) and isinstance(path.attention, NativeAttention):
-        model.fuse(path.attention, times)
+        is_fused = model.fuse(path.attention, times)
     graphs, graph_words = _choose_graphs(config, source, model, path, context_tokens, device)
     runner = Runner(
         model=model,
@@ -223,6 +226,8 @@ def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> 
         device=device,
         context_tokens=context_tokens,
         model_hash=hash_model(model_dir, str(dtype)),
+        # A team of threads that torch keeps would wait at hand on the processors that the kernels compute on.
+        torch_threads=1 if is_fused else config.num_threads,
         times=times,
     )
 

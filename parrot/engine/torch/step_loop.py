@@ -83,7 +83,7 @@ class StepLoop:
         vocab_size: int,
         context_tokens: int,
         seed: int,
-        num_threads: int | None,
+        torch_threads: int | None,
         report: Callable[[Report], None],
         clock: Clock,
         times: StepTimes | None = None,
@@ -97,7 +97,7 @@ class StepLoop:
         self._vocab_size = vocab_size
         self._context_tokens = context_tokens
         self._seeds = torch.Generator().manual_seed(seed)
-        self._num_threads = num_threads
+        self._torch_threads = torch_threads
         self._report = report
         self._clock = clock
         self._jobs: dict[Request, _Job] = {}
@@ -158,8 +158,8 @@ class StepLoop:
             self._wake.notify()
 
     def _run(self) -> None:
-        if self._num_threads is not None:
-            torch.set_num_threads(self._num_threads)
+        if self._torch_threads is not None:
+            torch.set_num_threads(self._torch_threads)
         reason = "the engine's step loop failed; the log has the cause"
         idle = True
         try:

@@ -1,11 +1,14 @@
 """All layers in one call give what they give one by one, to the bit."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from parrot.bench.engine.driver import started
 from parrot.engine.native.kernels import load_native
+from parrot.engine.torch.config import TorchConfig
 from parrot.engine.torch.init import init_model
 from parrot.engine.torch.kv_cache import KvShape
 from parrot.engine.torch.models.llama import LlamaModel
@@ -13,6 +16,7 @@ from parrot.engine.torch.models.placement import Placement
 from parrot.engine.torch.models.registry import choose_model
 from parrot.engine.torch.native_attention import NativeAttention
 from parrot.engine.torch.native_cache import NativeKvCache
+from parrot.engine.torch.runner import Runner
 from parrot.engine.torch.step_input import QueryRows, StepInput
 from parrot.engine.torch.timing import StepTimes
 from parrot.ports.clock import SystemClock
@@ -85,3 +89,22 @@ def test_the_fused_layers_note_where_their_time_goes(small_dir: Path) -> None:
     step = times.take()[0]
     assert step.matrix_s > 0
     assert step.attention_s > 0
+
+
+async def test_torch_keeps_no_threads_beside_the_fused_layers(
+    small_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if load_native("amx-bf16") is None:
+        pytest.skip("no AMX here")
+    seen: list[int] = []
+    run_step = Runner.run
+
+    def watched(self: Runner, *args: Any) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return run_step(self, *args)
+
+    monkeypatch.setattr(Runner, "run", watched)
+    config = TorchConfig(model_dir=str(small_dir), num_threads=2, kv_bytes=1 << 24)
+    async with started(config, clock=SystemClock(), seed=0) as driver:
+        await driver.fill(40)
+    assert seen == [1]

@@ -72,9 +72,10 @@ class LlamaModel:
         wanted = None if added is None else added[logit_rows]
         return self._head(self._rows.add_norm(hidden[logit_rows], wanted, self._norm)[1])
 
-    def fuse(self, attention: NativeAttention, times: StepTimes | None) -> None:
+    def fuse(self, attention: NativeAttention, times: StepTimes | None) -> bool:
         """Have the kernels run all layers in one call, over this attention, where they know all that a layer
-        does; `forward` then asks nothing of what it is given for attention but that its step has begun.
+        does; `forward` then asks nothing of what it is given for attention but that its step has begun, and
+        leaves torch nothing but rows to pick. Whether it is so.
         """
         layers = [
             _as_stack_layer(layer, *cache)
@@ -84,6 +85,7 @@ class LlamaModel:
         if isinstance(self._rows, NativeRows) and len(whole) == len(layers):
             self._stack = NativeStack(attention.plan, self._rows.rotary, self._embeddings, whole)
             self._times = times
+        return self._stack is not None
 
     def _run_stack(
         self, stack: NativeStack, token_ids: torch.Tensor, positions: torch.Tensor
