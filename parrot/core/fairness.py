@@ -23,6 +23,7 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
+from itertools import islice
 from typing import Generic, TypeVar
 
 from parrot.core.estimates import Work
@@ -165,6 +166,12 @@ class FairQueue:
         """
         shares = self._tenants.waiting()
         left = {tenant_id: allowance(tenant_id) for _, _, tenant_id in shares}
+        if len(shares) == 1 and not self._turns:
+            # Nobody to take turns with.
+            tenant_id = shares[0][2]
+            for _, _, call_id in islice(self._queues[SessionId(tenant_id)], left[tenant_id]):
+                yield call_id
+            return
         tenants = _Merge([share for share in shares if left[share[2]] != 0])
         sessions_of: dict[TenantId, _Merge[SessionId]] = {}
         positions: dict[SessionId, int] = {}

@@ -22,7 +22,8 @@ common with another is found to the block (as prefix caching in vLLM, Kwon et al
 
 import hmac
 from array import array
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -156,12 +157,17 @@ class PrefixIndex:
 
     def longest(self, engine_id: EngineId, keys: Sequence[PrefixKey]) -> Match | None:
         """The longest of `keys` (shortest first) that an engine holds; of several contexts the oldest."""
-        for boundary in range(len(keys) - 1, -1, -1):
-            contexts = self._holders.get(keys[boundary], _NOBODY).get(engine_id)
-            if contexts:
+        holders, boundary = self._holders, len(keys)
+        for key in reversed(keys):
+            boundary -= 1
+            if key in holders and (contexts := holders[key].get(engine_id)):
                 context_id, num_tokens = next(iter(contexts.items()))
                 return Match(boundary=boundary, ref=ContextRef(context_id=context_id, num_tokens=num_tokens))
         return None
+
+    def is_held_beyond(self, keys: Sequence[PrefixKey], lengths: Sequence[int], num_tokens: int) -> bool:
+        """Whether any engine holds one of `keys` (shortest first) whose length is `num_tokens` or more."""
+        return not self._holders.keys().isdisjoint(keys[bisect_left(lengths, num_tokens) :])
 
     def engines_with(self, key: PrefixKey) -> Collection[EngineId]:
         """The engines that hold a prefix, from the one that has held it longest on; a view."""
@@ -170,6 +176,18 @@ class PrefixIndex:
     def holds(self, key: PrefixKey) -> bool:
         """Whether any engine holds a prefix."""
         return key in self._holders
+
+    def last_held(self, keys: Sequence[PrefixKey], planned: Container[PrefixKey]) -> int | None:
+        """Which of a prompt's prefixes (shortest first) is the longest that any engine holds, or is planned
+        to.
+        """
+        holders = self._holders
+        boundary = len(keys)
+        for key in reversed(keys):
+            boundary -= 1
+            if key in holders or key in planned:
+                return boundary
+        return None
 
     def first_holders(self, key: PrefixKey) -> Iterator[tuple[EngineId, ContextId]]:
         """On each engine the context that a fork of the prefix would take: the oldest that holds it."""

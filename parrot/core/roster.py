@@ -15,6 +15,8 @@ from parrot.types.ids import EngineId
 
 TYPICAL_TOKENS = 128
 """Output tokens of a call that stands for any call, when engines are put in order."""
+LATENCY_TARGET_S = 0.1
+"""A step with a call in it that wants a small batch should not take longer, unless something else is said."""
 _UNMEASURED = EnginePace()
 
 
@@ -59,36 +61,82 @@ class _Entries(NamedTuple):
     """Where an engine stands in each order; None where it does not."""
 
     soonest: _Entry | None
-    roomiest: _Entry | None
     emptiest: _Entry | None
 
 
-_NOWHERE = _Entries(None, None, None)
+_NOWHERE = _Entries(None, None)
+
+
+class FreeTokens:
+    """Memory of the engines that take calls of some kind; one without calls has all there is."""
+
+    __slots__ = ("_of", "_order")
+
+    def __init__(self) -> None:
+        self._of: dict[int, float] = {}
+        self._order: list[_Entry] = []
+
+    def copy(self) -> "FreeTokens":
+        """The same, to be changed apart."""
+        other = FreeTokens()
+        other._of, other._order = self._of.copy(), self._order.copy()
+        return other
+
+    def put(self, number: int, tokens: float) -> None:
+        """So much is free on an engine, which takes calls."""
+        before = self._of.get(number)
+        if before != tokens:
+            if before is not None:
+                del self._order[bisect_left(self._order, (before, number))]
+            self._of[number] = tokens
+            insort(self._order, (tokens, number))
+
+    def remove(self, number: int) -> None:
+        """An engine takes no calls now."""
+        before = self._of.pop(number, None)
+        if before is not None:
+            del self._order[bisect_left(self._order, (before, number))]
+
+    def get(self, number: int) -> float:
+        """What is free on an engine; less than nothing when it takes no calls."""
+        return self._of.get(number, -math.inf)
+
+    @property
+    def most(self) -> float:
+        """What is free where most is; less than nothing when no engine takes calls."""
+        return self._order[-1][0] if self._order else -math.inf
 
 
 class Standing:
-    """The engines of one model, in order: those that have room by when they get to new work and by free
-    memory, all of them by their calls. Of equals the first comes first.
+    """The engines of one model, in order: those that have room by when they get to new work, all of them by
+    their calls; of equals the first comes first. And how much memory those have free that have a place in a
+    batch: for any call, for calls in general, and for calls that want small batches.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, latency_target_s: float) -> None:
+        """Steps with a call that wants a small batch in them are to take no longer than the target."""
+        self._latency_target_s = latency_target_s
         self._numbers: dict[EngineId, int] = {}
         self._states: dict[int, EngineState] = {}
         self._entries: dict[EngineId, _Entries] = {}
         self._soonest: list[_Entry] = []
-        self._roomiest: list[_Entry] = []
         self._emptiest: list[_Entry] = []
+        self.free = FreeTokens()
+        """Of engines whose batch is not full, whoever is in it."""
+        self.free_for = (FreeTokens(), FreeTokens())
+        """Of engines on which a call stays within the target; the second, one that wants a small batch."""
 
     def copy(self) -> "Standing":
         """The same, to be changed apart."""
-        other = Standing()
+        other = Standing(self._latency_target_s)
         # An engine's number never changes, so these are shared.
         other._numbers = self._numbers
         other._states = self._states.copy()
         other._entries = self._entries.copy()
         other._soonest = self._soonest.copy()
-        other._roomiest = self._roomiest.copy()
         other._emptiest = self._emptiest.copy()
+        other.free = self.free.copy()
+        other.free_for = (self.free_for[0].copy(), self.free_for[1].copy())
         return other
 
     def __contains__(self, engine_id: object) -> bool:
@@ -105,13 +153,14 @@ class Standing:
         """An engine is as it is now."""
         engine_id, pace, num_calls = state.engine_id, state.pace, state.num_calls
         number = self._numbers[engine_id]
-        soonest = roomiest = None
+        soonest = None
         if num_calls < state.max_batch:
             wait_s = pace.fill_s(state.num_unfilled_tokens) + TYPICAL_TOKENS * pace.step_s(num_calls + 1)
             soonest = (wait_s, number)
-            free_tokens = math.inf if num_calls == 0 else float(state.capacity_tokens - state.num_tokens)
-            roomiest = (free_tokens, number)
-        entries = _Entries(soonest, roomiest, (num_calls, number))
+            self._put_free(state, number)
+        else:
+            self._remove_free(number)
+        entries = _Entries(soonest, (num_calls, number))
         self._move(self._entries.get(engine_id, _NOWHERE), entries)
         self._entries[engine_id] = entries
         self._states[number] = state
@@ -121,6 +170,12 @@ class Standing:
         entries = self._entries.pop(engine_id, None)
         if entries is not None:
             self._move(entries, _NOWHERE)
+            self._remove_free(self._numbers[engine_id])
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no engine takes another call, whatever it needs."""
+        return self.free_for[False].most == -math.inf
 
     def soonest(self) -> Iterator[EngineState]:
         """Those that have room, from the one that gets to new work soonest on."""
@@ -137,21 +192,49 @@ class Standing:
         numbers = [self._numbers[engine_id] for engine_id in engine_ids if engine_id in self._entries]
         return [self._states[number] for number in sorted(numbers)]
 
-    def has_room(self, engine_id: EngineId) -> bool:
-        """Whether an engine can take a call, memory aside."""
-        entries = self._entries.get(engine_id)
-        return entries is not None and entries.soonest is not None
+    def fitting(self, num_tokens: float, *, small: bool) -> Iterator[tuple[EngineState, float]]:
+        """As `soonest`, those with a place and so much free memory for a call in general, or for one that
+        wants a small batch; and how much memory that is.
+        """
+        free, states = self.free_for[small], self._states
+        if free.most < num_tokens:
+            return
+        for _, number in self._soonest:
+            free_tokens = free.get(number)
+            if free_tokens >= num_tokens:
+                yield states[number], free_tokens
 
-    @property
-    def most_free_tokens(self) -> float:
-        """Memory of the engine that has most, of those that have room; one without calls has all there is."""
-        return self._roomiest[-1][0] if self._roomiest else -math.inf
+    def free_tokens(self, engine_id: EngineId, *, small: bool) -> float:
+        """What is free on an engine for a call as in `fitting`; less than nothing when it has no place."""
+        return self.free_for[small].get(self._numbers[engine_id]) if engine_id in self._numbers else -math.inf
+
+    def _put_free(self, state: EngineState, number: int) -> None:
+        """An engine has a place."""
+        num_calls, bulk, small = state.num_calls, *self.free_for
+        if num_calls == 0:
+            for free in (self.free, bulk, small):
+                free.put(number, math.inf)
+            return
+        free_tokens = float(state.capacity_tokens - state.num_tokens)
+        self.free.put(number, free_tokens)
+        within = state.pace.batch_within(self._latency_target_s, state.max_batch, state.num_tokens)
+        if num_calls < within:
+            bulk.put(number, free_tokens)
+            small.put(number, free_tokens)
+            return
+        small.remove(number)
+        if state.num_latency_calls:
+            bulk.remove(number)
+        else:
+            bulk.put(number, free_tokens)
+
+    def _remove_free(self, number: int) -> None:
+        for free in (self.free, *self.free_for):
+            free.remove(number)
 
     def _move(self, before: _Entries, after: _Entries) -> None:
         if before.soonest != after.soonest:
             _move(self._soonest, before.soonest, after.soonest)
-        if before.roomiest != after.roomiest:
-            _move(self._roomiest, before.roomiest, after.roomiest)
         if before.emptiest != after.emptiest:
             _move(self._emptiest, before.emptiest, after.emptiest)
 
@@ -166,7 +249,11 @@ def _move(order: list[_Entry], before: _Entry | None, after: _Entry | None) -> N
 class Roster(Collection[EngineState]):
     """The engines that are up."""
 
-    def __init__(self, engines: Iterable[EngineState] = ()) -> None:
+    def __init__(
+        self, engines: Iterable[EngineState] = (), *, latency_target_s: float = LATENCY_TARGET_S
+    ) -> None:
+        """A step with a call in it that wants a small batch should not take longer than the target."""
+        self.latency_target_s = latency_target_s
         self._states: dict[EngineId, EngineState] = {}
         self._standing: dict[str, Standing] = {}
         self.num_places = 0
@@ -203,7 +290,7 @@ class Roster(Collection[EngineState]):
         self.num_places += _places(state)
         standing = self._standing.get(state.model)
         if standing is None:
-            standing = self._standing[state.model] = Standing()
+            standing = self._standing[state.model] = Standing(self.latency_target_s)
         standing.enter(state.engine_id, number)
         standing.put(state)
 

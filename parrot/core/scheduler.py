@@ -2,13 +2,14 @@
 alike.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
 from parrot.core.prefixes import PrefixIndex
-from parrot.core.roster import EngineState, Roster, Standing
+from parrot.core.roster import LATENCY_TARGET_S, EngineState, Roster, Standing
 from parrot.types.ids import CallId, EngineId, PrefixKey
 from parrot.types.objective import CallObjective
 
@@ -33,11 +34,14 @@ class ReadyCall:
     num_output_tokens: int = 0
     """Expected."""
     objective: CallObjective = DEFAULT_OBJECTIVE
+    num_tokens: int = field(init=False)
+    """Of the prompt and the output."""
+    wants_small_batches: bool = field(init=False)
+    """Somebody waits for this very call, so it must not run in a batch that slows its tokens down."""
 
-    @property
-    def wants_small_batches(self) -> bool:
-        """Somebody waits for this very call, so it must not run in a batch that slows its tokens down."""
-        return self.objective.batched_for == "latency"
+    def __post_init__(self) -> None:
+        self.num_tokens = self.num_prompt_tokens + self.num_output_tokens
+        self.wants_small_batches = self.objective.batched_for == "latency"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +55,7 @@ class Snapshot:
     """Those that are up; a `Roster`, which is kept between rounds, spares the round ordering them."""
     index: PrefixIndex
     """Read only."""
-    latency_target_s: float = 0.1
+    latency_target_s: float = LATENCY_TARGET_S
     """A step with a latency-sensitive call in it should not take longer."""
     group_of: Callable[[ReadyCall], Sequence[ReadyCall]] | None = None
     """All waiting calls of a call's task group, also those that come later; None to look for them among
@@ -82,14 +86,17 @@ class Shared:
     are not listed, only asked.
     """
 
-    __slots__ = ("_listed", "_unlisted")
+    __slots__ = ("_listed", "_unlisted", "most")
 
     def __init__(self) -> None:
+        self.most = 0
+        """Tokens that the engine has that has most of it."""
         self._listed: dict[EngineId, int] = {}
         self._unlisted: list[tuple[Collection[EngineId], Collection[EngineId], int]] = []
 
     def note(self, holders: Collection[EngineId], planned: Collection[EngineId], num_tokens: int) -> None:
         """These engines hold so many tokens; longer beginnings come first."""
+        self.most = max(self.most, num_tokens)
         if len(holders) + len(planned) > MANY_HOLDERS:
             self._unlisted.append((holders, planned, num_tokens))
             return
@@ -124,11 +131,16 @@ class Round:
     It costs what it looks at, not what there is; one that places a single call copies nothing.
     """
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, *, latency_target_s: float | None = None) -> None:
+        """With a target, rooms are to be those of calls that stay within it."""
         self.snapshot = snapshot
         self.index = snapshot.index
         engines = snapshot.engines
-        self._roster = engines if isinstance(engines, Roster) else Roster(engines)
+        if isinstance(engines, Roster) and latency_target_s in (None, engines.latency_target_s):
+            self._roster = engines
+        else:
+            target_s = math.inf if latency_target_s is None else latency_target_s
+            self._roster = Roster(engines, latency_target_s=target_s)
         self._standing: dict[str, Standing] = {}
         self._own: set[str] = set()
         """Models whose standing is the round's own, to be changed."""
@@ -147,6 +159,12 @@ class Round:
         """Calls that all engines could take before the round, memory aside."""
         return self._roster.num_places
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no engine can take another call in this round, whatever it needs."""
+        models = self._roster.models
+        return all(standing is None or standing.is_full for standing in map(self.standing, models))
+
     def standing(self, model: str) -> Standing | None:
         """The engines of a model in their orders, as they are now; None when there are none. What is asked
         for before something is placed does not tell of it.
@@ -161,22 +179,33 @@ class Round:
                 self._standing[model] = found
         return found
 
-    def holders(self, standing: Standing, shared: Shared) -> Iterator[tuple[EngineState, int]]:
-        """Engines that have room and hold some of a prompt, and how much; of very many only some that get to
-        it soonest.
+    def holders(
+        self, standing: Standing, shared: Shared, needed: int, *, small: bool
+    ) -> Iterator[tuple[EngineState, int]]:
+        """Engines that hold some of a prompt, and how much; of very many only some that get to it soonest.
+        They have room for a call that needs so many tokens beside what is there, and may want a small batch.
         """
         for engine_id in shared.listed:
-            if standing.has_room(engine_id):
-                yield standing[engine_id], shared.get(engine_id)
+            num_tokens = shared.get(engine_id)
+            if needed - num_tokens <= standing.free_tokens(engine_id, small=small):
+                yield standing[engine_id], num_tokens
         if shared.is_wide:
             for state in islice(standing.soonest(), MANY_HOLDERS):
-                num_tokens = shared.get(state.engine_id)
-                if num_tokens and state.engine_id not in shared.listed:
+                engine_id = state.engine_id
+                num_tokens = shared.get(engine_id)
+                if not num_tokens or engine_id in shared.listed:
+                    continue
+                if needed - num_tokens <= standing.free_tokens(engine_id, small=small):
                     yield state, num_tokens
 
     def held_keys(self, call: ReadyCall) -> tuple[PrefixKey, ...]:
         """The prefixes of a call that some engine holds, or will hold by this round."""
-        return tuple(key for key in call.keys if self.index.holds(key) or key in self._planned)
+        return tuple([key for key in call.keys if self.index.holds(key) or key in self._planned])
+
+    def most_shared(self, call: ReadyCall) -> int:
+        """Tokens of a call's longest prefix that some engine holds, or will hold by this round."""
+        boundary = self.index.last_held(call.keys, self._planned)
+        return 0 if boundary is None else call.lengths[boundary]
 
     def shared_tokens(self, call: ReadyCall) -> Shared:
         """For each engine how many tokens it holds, or by this round will hold, of a prefix of the call."""

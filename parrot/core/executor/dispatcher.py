@@ -226,8 +226,9 @@ class Dispatcher:
     def _offered(self) -> Iterator[ReadyCall]:
         """The waiting calls by their claim; of those under suspicion no more than can be placed."""
         num_free: int | None = None
+        active = self.active
         for call in self._ready.order():
-            if self.active[call.call_id][1].num_crashes:
+            if active[call.call_id][1].num_crashes:
                 if num_free is None:
                     num_free = self._suspects.num_free(self._runtime.fleet.members)
                 if num_free <= 0:

@@ -147,7 +147,7 @@ class Fleet:
             for engine_id, start in engines.items()
         }
         self._numbers = {engine_id: number for number, engine_id in enumerate(self.members)}
-        self._roster = Roster()
+        self._roster = Roster(latency_target_s=config.latency_target_s)
         self._capacities: dict[EngineId, int] = {}
         self.kv_capacity_tokens = 0
         """What the engines can hold that take calls, when the roster was last asked for."""

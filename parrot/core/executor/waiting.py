@@ -138,8 +138,9 @@ class WaitingRoom:
 
     def order(self) -> Iterator[ReadyCall]:
         """The calls by their claim; the room must not change while this is read."""
-        calls = self._ready if self._fair is None else self._fair.order(self._allowance)
-        return (self._ready[call_id].seen for call_id in calls)
+        ready = self._ready
+        calls = ready if self._fair is None else self._fair.order(self._allowance)
+        return (ready[call_id].seen for call_id in calls)
 
     def is_allowed(self, call_id: CallId) -> bool:
         """Whether the call's tenant may have one more running."""

@@ -15,7 +15,6 @@ In the order given:
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -53,8 +52,8 @@ class AppCentric:
 class _AppCentricRound:
     def __init__(self, policy: AppCentric, snapshot: Snapshot) -> None:
         self._policy = policy
-        self._going = Round(snapshot)
-        self._target_s = snapshot.latency_target_s
+        target_s = snapshot.latency_target_s if policy.isolation else math.inf
+        self._going = Round(snapshot, latency_target_s=target_s)
         self._refused: dict[tuple[str, bool], int] = {}
         """Of calls that nothing had room for, by model and by whether they want small batches: the least
         tokens needed. Room only shrinks in a round, so what needs as much is refused without a look."""
@@ -67,13 +66,17 @@ class _AppCentricRound:
         room = self._going.num_places
         num_refused = 0
         for calls in self._units() if room else ():
-            beside: Counter[EngineId] = Counter()
+            beside: dict[EngineId, int] = {}
             for call in calls:
-                engine = self._place(call, beside)
-                num_refused = 0 if engine is not None else num_refused + 1
-                if engine is not None:
-                    beside[engine.engine_id] += 1
+                engine_id = self._place(call, beside)
+                if engine_id is None:
+                    num_refused += 1
+                else:
+                    num_refused = 0
+                    beside[engine_id] = beside.get(engine_id, 0) + 1
             if len(self._going.placements) >= room or num_refused >= LOOK_AHEAD:
+                break
+            if num_refused and self._going.is_full:
                 break
         return self._going.schedule()
 
@@ -90,12 +93,14 @@ class _AppCentricRound:
         for call in calls:
             if call.call_id in done:
                 continue
-            grouped = call.objective.task_group is not None and self._policy.groups
-            unit = group_of(call) if grouped else (call,)
-            done.update(other.call_id for other in unit)
+            if call.objective.task_group is None or not self._policy.groups:
+                yield (call,)
+                continue
+            unit = group_of(call)
+            done.update([other.call_id for other in unit])
             yield unit
 
-    def _place(self, call: ReadyCall, beside: Mapping[EngineId, int]) -> EngineState | None:
+    def _place(self, call: ReadyCall, beside: Mapping[EngineId, int]) -> EngineId | None:
         """Put a call where it costs least; None when no engine has room for it now.
 
         `beside` counts the calls of its group that were placed in this round.
@@ -103,9 +108,14 @@ class _AppCentricRound:
         standing = self._going.standing(call.model)
         if standing is None:
             return None
-        small = call.wants_small_batches
+        small, needed = call.wants_small_batches, call.num_tokens
+        if needed - self._going.most_shared(call) > standing.free_for[small].most:
+            # Whatever is there of it, it does not fit: most calls of a long queue are done with here.
+            if not self._is_refused(call.model, standing, small=small, needed=needed):
+                self._refused[call.model, small] = needed
+            self._defer(call)
+            return None
         refused = (call.model, small, self._going.held_keys(call))
-        needed = call.num_prompt_tokens + call.num_output_tokens
         if needed >= self._refused_there.get(refused, math.inf):
             self._defer(call)
             return None
@@ -117,8 +127,9 @@ class _AppCentricRound:
             return None
         (engine, shared), found = chosen
         self._refused_there.clear()
-        self._going.place(call, engine, shared, _why(call, found, shared, beside[engine.engine_id]))
-        return engine
+        engine_id = engine.engine_id
+        self._going.place(call, engine, shared, _why(call, found, shared, beside.get(engine_id, 0)))
+        return engine_id
 
     def _candidates(
         self, call: ReadyCall, standing: Standing, held: Shared, *, small: bool
@@ -128,14 +139,12 @@ class _AppCentricRound:
         """
         found: dict[EngineId, _Candidate] = {}
         idle: set[tuple[int, int]] = set()
-        for engine, shared in self._going.holders(standing, held):
+        for engine, shared in self._going.holders(standing, held, call.num_tokens, small=small):
             if engine.num_calls == 0:
                 alike = (shared, id(engine.pace))
                 if alike in idle:
                     continue
                 idle.add(alike)
-            elif not self._fits(engine, call, shared, small=small):
-                continue
             found[engine.engine_id] = (engine, shared)
         for engine, shared in self._soonest_fitting(call, standing, held, small=small):
             found.setdefault(engine.engine_id, (engine, shared))
@@ -150,7 +159,7 @@ class _AppCentricRound:
         affinity, is_bulk = self._policy.affinity, self._is_bulk(call)
         for candidate in candidates:
             engine, shared = candidate
-            num_beside = beside[engine.engine_id]
+            num_beside = beside.get(engine.engine_id, 0)
             found = forecast(engine, call, shared=shared if affinity else 0, num_beside=num_beside)
             cost = (is_bulk and engine.num_latency_calls > 0, found.cost_s)
             if chosen is None or cost < best:
@@ -161,15 +170,15 @@ class _AppCentricRound:
         self, call: ReadyCall, standing: Standing, held: Shared, *, small: bool
     ) -> Sequence[_Candidate]:
         """The engines that get to it soonest, those that would not mix work if there are any."""
-        needed = call.num_prompt_tokens + call.num_output_tokens
+        needed = call.num_tokens
         if self._is_refused(call.model, standing, small=small, needed=needed):
             return ()
         is_bulk = self._is_bulk(call)
         apart: list[_Candidate] = []
         mixed: list[_Candidate] = []
-        for engine in standing.soonest():
+        for engine, free_tokens in standing.fitting(needed - held.most, small=small):
             shared = held.get(engine.engine_id)
-            if self._fits(engine, call, shared, small=small):
+            if needed - shared <= free_tokens:
                 (mixed if is_bulk and engine.num_latency_calls else apart).append((engine, shared))
             if len(apart) == NUM_CANDIDATES:
                 break
@@ -179,7 +188,7 @@ class _AppCentricRound:
 
     def _is_refused(self, model: str, standing: Standing, *, small: bool, needed: int) -> bool:
         """Whether it is known that no engine has room for so much, unless it holds some of it."""
-        return needed > standing.most_free_tokens or needed >= self._refused.get((model, small), math.inf)
+        return needed > standing.free.most or needed >= self._refused.get((model, small), math.inf)
 
     def _defer(self, call: ReadyCall) -> None:
         """No engine has room: have the call come next on some engine, if it may ask for that."""
@@ -187,18 +196,6 @@ class _AppCentricRound:
         if waited_for or call.model not in self._reserved:
             self._reserved.add(call.model)
             self._going.reserve(call.model)
-
-    def _fits(self, engine: EngineState, call: ReadyCall, shared: int, *, small: bool) -> bool:
-        """Whether there is a place in a batch for it, and the memory; an empty engine has both."""
-        if engine.num_calls == 0:
-            return True
-        needed = call.num_prompt_tokens - shared + call.num_output_tokens
-        if engine.num_tokens + needed > engine.capacity_tokens:
-            return False
-        most = engine.max_batch
-        if self._policy.isolation and (engine.num_latency_calls or small):
-            most = engine.pace.batch_within(self._target_s, most, engine.num_tokens)
-        return engine.num_calls < most
 
     def _is_bulk(self, call: ReadyCall) -> bool:
         """Whether it would slow down calls that somebody waits for, and nobody waits for it."""
