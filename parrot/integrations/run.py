@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from inspect import Parameter, Signature
 from typing import Any, TypeAlias
 
+from parrot.errors import UsageError
 from parrot.integrations.background import background
 from parrot.sdk.connect import connect
 from parrot.sdk.function import SemanticFunction
@@ -115,13 +116,17 @@ class Run:
         self._stack = AsyncExitStack()
         self._sessions: dict[Service, Session] = {}
         self._opening = asyncio.Lock()
+        self._used = False
+        self._ended = False
 
     def call(self, service: Service, call: ChatCall) -> Answer:
         """Submit one call."""
+        self._used = True
         return self._background.start(self._call(service, call))
 
     def call_together(self, service: Service, calls: Sequence[tuple[ChatCall, Answer]]) -> None:
         """Submit calls in one request, each after those whose answers it takes; the answers become known."""
+        self._used = True
         self._background.start(self._call_together(service, calls))
 
     async def _call(self, service: Service, call: ChatCall) -> SemanticVariable[Any]:
@@ -141,6 +146,8 @@ class Run:
 
     async def _session(self, service: Service) -> Session:
         async with self._opening:
+            if self._ended:
+                raise UsageError("the run has ended")
             if service not in self._sessions:
                 opened = connect(
                     service.url,
@@ -203,9 +210,15 @@ class Run:
         ]
 
     def close(self) -> None:
-        """End the sessions, without waiting for it."""
-        if self._sessions:
-            self._background.leave(self._stack.aclose())
+        """End the sessions, without waiting for it; also one that a call is about to open."""
+        if self._used:
+            self._background.leave(self._close())
+
+    async def _close(self) -> None:
+        async with self._opening:
+            self._ended = True
+            self._sessions.clear()
+            await self._stack.aclose()
 
 
 async def _submit(session: Session, call: ChatCall) -> SemanticVariable[Any]:
