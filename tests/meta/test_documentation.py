@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
-from documents import anchors, blocks, links
+from documents import anchors, blocks, links, prose
 from project_files import ROOT, markdown_files, python_files, shown
 
 from parrot.cli.root import cli
@@ -19,6 +19,7 @@ SHOWN = {"text", "json", "toml"}
 """Languages of blocks that show something."""
 
 INVARIANT = re.compile(r"^\W*(?P<number>[A-Z]{1,2}[0-9]{1,3})\b")
+COMMAND = re.compile(r"`(parrot [^`]+)`")
 PAGES = markdown_files()
 
 
@@ -87,6 +88,29 @@ def test_commands_that_take_too_long_are_at_least_commands() -> None:
                 _check_command(cli, words[1:])
                 checked += 1
     assert checked
+
+
+def test_commands_that_are_named_in_a_sentence_are_commands() -> None:
+    texts = {shown(page): prose(page) for page in PAGES}
+    texts |= {
+        shown(path): path.read_text(encoding="utf-8")
+        for path in (*python_files("parrot"), *python_files("examples"))
+    }
+    named = [
+        (where, " ".join(command.replace("…", "").split()))
+        for where, text in texts.items()
+        for command in COMMAND.findall(text)
+    ]
+    assert named
+    wrong: list[str] = []
+    for where, command in named:
+        try:
+            _check_command(cli, shlex.split(command)[1:])
+        except click.BadOptionUsage:
+            continue  # the sentence is about an option, and gives it no value
+        except click.UsageError as error:
+            wrong.append(f"{where}: {command}: {error.message}")
+    assert wrong == []
 
 
 def _check_command(command: click.Command, words: list[str]) -> None:
