@@ -246,15 +246,18 @@ def write_leading(
     """
     chain = _Chain(program, model, tenant_id, salt)
     key = chain.first
-    token_ids = list(model.tokenizer.bos_ids) if program.add_bos else []
+    token_ids: list[int] = []
     keys: list[PrefixKey] = []
     lengths: list[int] = []
+    begun_ids = tuple(model.tokenizer.bos_ids) if program.add_bos else ()
+    begun_keys: tuple[PrefixKey, ...] = ()
+    begun_lengths: tuple[int, ...] = ()
     if so_far is not None and so_far.keys:
-        key, token_ids = so_far.keys[-1], list(so_far.token_ids)
-        keys, lengths = list(so_far.keys), list(so_far.lengths)
-        chain.skip(program.segments[: len(keys)])
+        key, begun_ids = so_far.keys[-1], so_far.token_ids
+        begun_keys, begun_lengths = so_far.keys, so_far.lengths
+        chain.skip(program.segments[: len(begun_keys)])
     missing: VariableId | None = None
-    for segment in islice(program.segments, len(keys), None):
+    for segment in islice(program.segments, len(begun_keys), None):
         key = chain.enter(segment, key)
         if isinstance(segment, OutputSegment):
             break
@@ -264,9 +267,13 @@ def write_leading(
         more, key = _segment_tokens(segment, key, model, values, cache, tenant_id)
         token_ids.extend(more)
         keys.append(key)
-        lengths.append(len(token_ids))
+        lengths.append(len(begun_ids) + len(token_ids))
     return Leading(
-        token_ids=tuple(token_ids), key=key, keys=tuple(keys), lengths=tuple(lengths), missing=missing
+        token_ids=(*begun_ids, *token_ids),
+        key=key,
+        keys=(*begun_keys, *keys),
+        lengths=(*begun_lengths, *lengths),
+        missing=missing,
     )
 
 
@@ -278,16 +285,21 @@ def expected_keys(
     *,
     tenant_id: TenantId,
     salt: str,
+    so_far: Leading | None = None,
 ) -> tuple[PrefixKey, ...]:
     """The keys a prompt will have before its first output, as far as they are certain: an input that is
-    pending has one already if its value will be exactly what a call generates.
+    pending has one already if its value will be exactly what a call generates. `so_far` is what was written
+    of the prompt already.
     """
     if program.opaque:
         return ()
     chain = _Chain(program, model, tenant_id, salt)
     key = chain.first
     keys: list[PrefixKey] = []
-    for segment in program.segments:
+    if so_far is not None and so_far.keys:
+        key, keys = so_far.keys[-1], list(so_far.keys)
+        chain.skip(program.segments[: len(keys)])
+    for segment in islice(program.segments, len(keys), None):
         key = chain.enter(segment, key)
         match segment:
             case OutputSegment():

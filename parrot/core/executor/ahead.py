@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import itemgetter
 
 from parrot.core.executor.fleet import Fleet, Member
 from parrot.core.prefixes import Match, generated_key
@@ -33,8 +34,10 @@ MIN_TOKENS = 32
 """Less than this is not filled ahead: the request would cost more than it saves."""
 AWAY_TOKENS = 256
 """From so many on it is worth to fill them on an idle engine, away from where the next input is made."""
-PIPE_TOKENS = 16
-"""So many generated tokens are handed on at a time."""
+PIPE_TOKENS = 64
+"""So many generated tokens are handed on at a time. Each time the KV before them is read again: of a long
+context, sixteen at a time would take from the calls beside more than they save.
+"""
 PRIORITY = 1 << 52
 """Behind everything that somebody has asked for, whenever that is due."""
 MANY_ENGINES = 64
@@ -59,9 +62,13 @@ class _Pipe:
     """Of the prefix that ends with the output."""
     length: int
     """Tokens that were handed to it, ancestors' included."""
+    num_followers: int = 1
+    """Calls whose prompts begin so."""
     pending: list[int] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     begun: bool = False
+    """It was not too late for it."""
+    asked: bool = False
     """The engine knows the context."""
     closed: bool = False
     complete: bool = False
@@ -124,8 +131,8 @@ class Ahead:
         leading = self._leading(session, record, model)
         if leading is None or len(leading.token_ids) < MIN_TOKENS:
             return
-        member = self._where(session, leading, model)
-        if member is not None and member.engine is not None and self._missing(member, leading) >= MIN_TOKENS:
+        member, num_missing = self._where(session, leading, model)
+        if member is not None and member.engine is not None and num_missing >= MIN_TOKENS:
             self._jobs.put_nowait(self._fill(member, member.engine, leading))
 
     def _missing(self, member: Member, leading: Leading) -> int:
@@ -153,21 +160,24 @@ class Ahead:
             )
         return leading
 
-    def _where(self, session: Session, leading: Leading, model: Model) -> Member | None:
+    def _where(self, session: Session, leading: Leading, model: Model) -> tuple[Member | None, int]:
         """Where the call is to run: where its prefix is; else on an idle engine, if there is much to fill (on
-        a busy one that would take from others what it gives); else where its next input is being made.
+        a busy one that would take from others what it gives); else where its next input is being made. And
+        how many tokens of its prompt's beginning are missing there.
         """
         standing = self._fleet.roster().standing(model.name)
         if standing is None:
-            return None
+            return None, 0
         members = self._fleet.members
         beside = self._beside(session, leading)
-        if beside is not None and beside in standing and not self._is_elsewhere(members[beside], leading):
-            if self._missing(members[beside], leading) >= AWAY_TOKENS:
-                emptiest = members[next(standing.emptiest()).engine_id]
-                if emptiest.num_calls == 0 and _has_room(emptiest):
-                    return emptiest
-            return members[beside] if _has_room(members[beside]) else None
+        if beside is not None and beside in standing:
+            num_missing = self._missing(members[beside], leading)
+            if not self._is_held_elsewhere(leading, num_missing):
+                if num_missing >= AWAY_TOKENS:
+                    emptiest = members[next(standing.emptiest()).engine_id]
+                    if emptiest.num_calls == 0 and _has_room(emptiest):
+                        return emptiest, self._missing(emptiest, leading)
+                return (members[beside] if _has_room(members[beside]) else None), num_missing
         index = self._fleet.index
         held = [index.engines_with(key) for key in leading.keys]
         likely: Iterator[EngineState]
@@ -178,15 +188,20 @@ class Ahead:
         else:
             likely = standing.emptiest()
         free = (member for e in islice(likely, MANY_ENGINES) if _has_room(member := members[e.engine_id]))
-        return min(free, key=lambda member: (self._missing(member, leading), member.num_calls), default=None)
+        missing = [(self._missing(member, leading), member.num_calls, member) for member in free]
+        if not missing:
+            return None, 0
+        num_missing, _, chosen = min(missing, key=itemgetter(0, 1))
+        return chosen, num_missing
 
     def _is_elsewhere(self, member: Member, leading: Leading) -> bool:
         """Whether another engine holds so much more of a prompt's beginning that the call will go there."""
-        here = len(leading.token_ids) - self._missing(member, leading)
-        there = (
-            n for key, n in zip(leading.keys, leading.lengths, strict=True) if self._fleet.index.holds(key)
-        )
-        return max(there, default=0) >= here + MIN_TOKENS
+        return self._is_held_elsewhere(leading, self._missing(member, leading))
+
+    def _is_held_elsewhere(self, leading: Leading, num_missing: int) -> bool:
+        """As `_is_elsewhere`, for an engine that so much is missing on."""
+        here = len(leading.token_ids) - num_missing
+        return self._fleet.index.is_held_beyond(leading.keys, leading.lengths, here + MIN_TOKENS)
 
     def _beside(self, session: Session, leading: Leading) -> EngineId | None:
         """The engine on which the input that comes next is being made."""
@@ -232,7 +247,7 @@ class Ahead:
         if not (self._config.has("pipelining") and self._config.has("sharing")) or member.info is None:
             return
         model = self._fleet.models[member.info.model]
-        seen: set[PrefixKey] = set()
+        seen: dict[PrefixKey, _Pipe] = {}
         for call in session.graph.consumers(variable_id):
             record = session.records[call.call_id]
             if call.state != "waiting" or record.model != model.name or not _has_room(member):
@@ -241,9 +256,10 @@ class Ahead:
             if leading is None or leading.missing != variable_id or self._is_elsewhere(member, leading):
                 continue
             key = generated_key(leading.key, variable_id)
-            if key not in seen:
-                seen.add(key)
-                pipe = self._open(session, member, engine, leading, key)
+            if key in seen:
+                seen[key].num_followers += 1
+            else:
+                pipe = seen[key] = self._open(session, member, engine, leading, key)
                 self._pipes.setdefault(variable_id, []).append(pipe)
 
     def _open(
@@ -273,9 +289,17 @@ class Ahead:
     def end(self, variable_id: VariableId, *, exact: bool) -> None:
         """An output has ended. When its value is exactly its tokens, prompts that begin so can be forked from
         here.
+
+        What was not handed on yet is left to the call that comes, which computes it in the step that its own
+        tokens take anyway, in place of a step more before that; unless several calls come.
         """
         for pipe in self._pipes.pop(variable_id, ()):
-            pipe.closed, pipe.complete = True, exact and pipe.begun and not pipe.failed
+            if pipe.num_followers == 1:
+                pipe.length -= len(pipe.pending)
+                self.num_piped_tokens -= len(pipe.pending)
+                pipe.pending.clear()
+            will_be_there = pipe.asked or (pipe.begun and bool(pipe.pending))
+            pipe.closed, pipe.complete = True, exact and will_be_there and not pipe.failed
             if pipe.complete:
                 ref = ContextRef(context_id=pipe.context_id, num_tokens=pipe.length)
                 self._fleet.index.add(pipe.member.engine_id, pipe.key, ref)
@@ -297,6 +321,7 @@ class Ahead:
                     break
                 token_ids, pipe.pending = tuple(pipe.pending), []
                 if token_ids:
+                    pipe.asked = True
                     result = await pipe.engine.fill(self._request(pipe.context_id, token_ids, parent))
                     self.num_tokens += result.num_prefilled
         except (EngineError, CallError, RequestError) as error:

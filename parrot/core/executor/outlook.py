@@ -1,6 +1,6 @@
 """What can be seen of calls that still wait for inputs: what to keep for them, and what to fill for them."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from functools import partial
 
 from parrot.core.executor.runtime import Runtime
@@ -72,6 +72,7 @@ def _want(runtime: Runtime, session: Session, record: CallRecord) -> None:
         partial(_will_be_generated, session),
         tenant_id=session.tenant_id,
         salt=runtime.config.salt,
+        so_far=record.leading,
     )
     runtime.retention.want(record.call_id, keys, _distance(session, record.call_id))
 
@@ -86,20 +87,25 @@ def _will_be_generated(session: Session, variable_id: VariableId) -> bool:
 
 def _distance(session: Session, call_id: CallId) -> int:
     """How far a waiting call is from running: 1 when all it waits for is being made, else 2."""
-    return 1 if all(state in _NEAR for state in _producers(session, call_id)) else 2
+    return 1 if _are_producers_in(session, call_id, _NEAR, or_client=False) else 2
 
 
 def _is_being_made(session: Session, call_id: CallId, states: Collection[str]) -> bool:
     """Whether everything that a waiting call waits for is a client's to set, or made by a call in one of
     these states.
     """
-    return all(state is None or state in states for state in _producers(session, call_id))
+    return _are_producers_in(session, call_id, states, or_client=True)
 
 
-def _producers(session: Session, call_id: CallId) -> Iterator[str | None]:
-    """The states of the calls that make what a waiting call waits for; None for what a client sets."""
-    graph = session.graph
-    for variable_id in graph.calls[call_id].inputs.values():
-        variable = graph.variables[variable_id]
+def _are_producers_in(session: Session, call_id: CallId, states: Collection[str], *, or_client: bool) -> bool:
+    """Whether all that a waiting call waits for is made by calls in one of `states`, or, if `or_client`, set
+    by a client.
+    """
+    calls, variables = session.graph.calls, session.graph.variables
+    for variable_id in calls[call_id].inputs.values():
+        variable = variables[variable_id]
         if variable.state == "pending":
-            yield None if variable.producer is None else graph.calls[variable.producer].state
+            producer = variable.producer
+            if not (or_client if producer is None else calls[producer].state in states):
+                return False
+    return True

@@ -37,7 +37,10 @@ class Retention:
         """A call that is so many stages from running will need these prefixes; replaces what it wanted
         before.
         """
-        if call_id in self._wants:
+        before = self._wants.get(call_id)
+        if before is not None:
+            if before == (keys, distance):
+                return
             self.unwant(call_id)
         self._wants[call_id] = (tuple(keys), distance)
         for key in keys:
