@@ -60,9 +60,12 @@ def serve_until_stopped(
         ConfigError: settings are wrong, the port is taken, or no engine can be started.
         StoreError: the store cannot be opened.
     """
+    option_names = {key: f"--{name.replace('_', '-')}" for key, name in OPTIONS.items()}
+    if options.get("engine") is None:
+        option_names["engines.main.kind"] = "--model"  # it says so, too
     loaded = load_settings(
         _option_keys(options),
-        option_names={key: f"--{name.replace('_', '-')}" for key, name in OPTIONS.items()},
+        option_names=option_names,
         files=files or None,
         defaults=serve_defaults(),
     )

@@ -140,17 +140,27 @@ def _config(cls: type[Any], model: BaseModel) -> Any:
 
 def _fault(detail: ErrorDetails, layers: Sequence[Layer]) -> ConfigError:
     path = [str(part) for part in detail["loc"]]
-    if path[0] == "engines" and len(path) > 2 and path[2] in ENGINE_KINDS:
-        del path[2]
+    kind = path.pop(2) if path[0] == "engines" and len(path) > 2 and path[2] in ENGINE_KINDS else None
     key = ".".join(part for part in path if part != "[key]")
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":
-        message = f"no such setting{_nearest(path)}"
+        message = _of_other_kind(layers, path, kind) or f"no such setting{_nearest(path)}"
     elif detail["type"] == "missing":
         message = f"{path[-1]} must be set"
     elif detail["type"] == "string_pattern_mismatch" and path[0] == "engines":
         message = "an engine's name is a lower-case word of at most 32 characters"
     return ConfigError(f"{_locate(layers, key)}: {message}", param=key)
+
+
+def _of_other_kind(layers: Sequence[Layer], path: Sequence[str], kind: str | None) -> str | None:
+    """What is wrong with a setting that only engines of another kind have."""
+    others = [name for name, cls in ENGINE_KINDS.items() if path[-1] in {field.name for field in fields(cls)}]
+    if kind is None or len(path) != 3 or not others:
+        return None
+    key = f"engines.{path[1]}.kind"
+    said = any(layer.holds(key) for layer in layers)
+    reason = f"{_locate(layers, key)} makes it {kind}" if said else f"it is {kind}"
+    return f"only {' and '.join(others)} engines have this setting, and {reason}"
 
 
 def _nearest(path: Sequence[str]) -> str:

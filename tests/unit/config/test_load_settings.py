@@ -94,6 +94,18 @@ def test_one_engine_may_be_set_in_several_sources(monkeypatch: pytest.MonkeyPatc
     assert loaded.origins["engines.main.seed"] == "environment"
 
 
+def test_a_setting_of_another_kind_of_engine_is_told_with_what_made_it_so() -> None:
+    write('[engines.main]\nkind = "scripted"\nanswer_words = 3\n')
+    with pytest.raises(ConfigError) as made_torch:
+        load_settings({"engines.main.kind": "torch"}, option_names={"engines.main.kind": "--model"})
+    assert made_torch.value.message == (
+        "./parrot.toml:engines.main.answer_words: only scripted engines have this setting, "
+        "and --model makes it torch"
+    )
+    with pytest.raises(ConfigError, match=r"only torch .* \./parrot\.toml:engines\.main\.kind makes it scr"):
+        load_settings({"engines.main.device": "cpu"})
+
+
 def test_structured_values_are_json_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARROT_SERVER__KEYS", f'["bob:{HASH}"]')
     (key,) = load_settings().settings.server.keys
