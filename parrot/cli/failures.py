@@ -31,6 +31,7 @@ FIXES = {
     "store_full": "free space on the store's disk, or name another file with --db",
     "not_found": "`parrot sessions ls` lists what there is",
     "model_not_found": "`parrot engines ls` lists the models served",
+    "engine_unavailable": "wait until an engine has started: `parrot engines ls` shows how far it is",
 }
 """What a user can do about an error, for codes whose message does not say it."""
 

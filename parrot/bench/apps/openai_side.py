@@ -11,7 +11,7 @@ from parrot.bench.apps.applications import Application, Function, Run, Text
 from parrot.bench.apps.network import DelayedTransport, http_client
 from parrot.bench.apps.records import CallTimes, Usage
 from parrot.bench.apps.side import Outcome
-from parrot.errors import UnreachableError
+from parrot.errors import UnavailableError, UnreachableError
 from parrot.ports.clock import Clock
 from parrot.types.template import PlaceholderPiece, parse_template
 
@@ -195,11 +195,19 @@ async def served_model(url: str) -> tuple[str, str]:
 
     Raises:
         UnreachableError: nothing answers there, or not with a list of models.
+        UnavailableError: `engine_unavailable`; the list is empty, as while engines start.
     """
     async with http_client(url) as http:
         try:
             response = await http.get("/v1/models")
-            first = response.raise_for_status().json()["data"][0]
-            return str(first["id"]), str(first.get("owned_by", ""))
-        except (httpx2.HTTPError, ValueError, KeyError, IndexError) as error:
-            raise UnreachableError(f"no model is served at {url}: {error}", code="bad_answer") from error
+            models = response.raise_for_status().json()["data"]
+            served = [(str(model["id"]), str(model.get("owned_by", ""))) for model in models]
+        except httpx2.TransportError as error:
+            raise UnreachableError(f"no server answers at {url}: {error}", code="unreachable") from error
+        except (httpx2.HTTPError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UnreachableError(
+                f"what answers at {url} does not list models: {error}", code="bad_answer"
+            ) from error
+    if not served:
+        raise UnavailableError(f"{url} serves no model yet", code="engine_unavailable")
+    return served[0]
