@@ -34,10 +34,8 @@ MIN_TOKENS = 32
 """Less than this is not filled ahead: the request would cost more than it saves."""
 AWAY_TOKENS = 256
 """From so many on it is worth to fill them on an idle engine, away from where the next input is made."""
-PIPE_TOKENS = 64
-"""So many generated tokens are handed on at a time. Each time the KV before them is read again: of a long
-context, sixteen at a time would take from the calls beside more than they save.
-"""
+PIPE_TOKENS = 16
+"""So many generated tokens are handed on at a time."""
 PRIORITY = 1 << 52
 """Behind everything that somebody has asked for, whenever that is due."""
 MANY_ENGINES = 64
@@ -62,13 +60,9 @@ class _Pipe:
     """Of the prefix that ends with the output."""
     length: int
     """Tokens that were handed to it, ancestors' included."""
-    num_followers: int = 1
-    """Calls whose prompts begin so."""
     pending: list[int] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     begun: bool = False
-    """It was not too late for it."""
-    asked: bool = False
     """The engine knows the context."""
     closed: bool = False
     complete: bool = False
@@ -247,7 +241,7 @@ class Ahead:
         if not (self._config.has("pipelining") and self._config.has("sharing")) or member.info is None:
             return
         model = self._fleet.models[member.info.model]
-        seen: dict[PrefixKey, _Pipe] = {}
+        seen: set[PrefixKey] = set()
         for call in session.graph.consumers(variable_id):
             record = session.records[call.call_id]
             if call.state != "waiting" or record.model != model.name or not _has_room(member):
@@ -256,10 +250,9 @@ class Ahead:
             if leading is None or leading.missing != variable_id or self._is_elsewhere(member, leading):
                 continue
             key = generated_key(leading.key, variable_id)
-            if key in seen:
-                seen[key].num_followers += 1
-            else:
-                pipe = seen[key] = self._open(session, member, engine, leading, key)
+            if key not in seen:
+                seen.add(key)
+                pipe = self._open(session, member, engine, leading, key)
                 self._pipes.setdefault(variable_id, []).append(pipe)
 
     def _open(
@@ -289,17 +282,9 @@ class Ahead:
     def end(self, variable_id: VariableId, *, exact: bool) -> None:
         """An output has ended. When its value is exactly its tokens, prompts that begin so can be forked from
         here.
-
-        What was not handed on yet is left to the call that comes, which computes it in the step that its own
-        tokens take anyway, in place of a step more before that; unless several calls come.
         """
         for pipe in self._pipes.pop(variable_id, ()):
-            if pipe.num_followers == 1:
-                pipe.length -= len(pipe.pending)
-                self.num_piped_tokens -= len(pipe.pending)
-                pipe.pending.clear()
-            will_be_there = pipe.asked or (pipe.begun and bool(pipe.pending))
-            pipe.closed, pipe.complete = True, exact and will_be_there and not pipe.failed
+            pipe.closed, pipe.complete = True, exact and pipe.begun and not pipe.failed
             if pipe.complete:
                 ref = ContextRef(context_id=pipe.context_id, num_tokens=pipe.length)
                 self._fleet.index.add(pipe.member.engine_id, pipe.key, ref)
@@ -321,7 +306,6 @@ class Ahead:
                     break
                 token_ids, pipe.pending = tuple(pipe.pending), []
                 if token_ids:
-                    pipe.asked = True
                     result = await pipe.engine.fill(self._request(pipe.context_id, token_ids, parent))
                     self.num_tokens += result.num_prefilled
         except (EngineError, CallError, RequestError) as error:
