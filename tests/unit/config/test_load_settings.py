@@ -97,7 +97,10 @@ def test_one_engine_may_be_set_in_several_sources(monkeypatch: pytest.MonkeyPatc
 def test_a_setting_of_another_kind_of_engine_is_told_with_what_made_it_so() -> None:
     write('[engines.main]\nkind = "scripted"\nanswer_words = 3\n')
     with pytest.raises(ConfigError) as made_torch:
-        load_settings({"engines.main.kind": "torch"}, option_names={"engines.main.kind": "--model"})
+        load_settings(
+            {"engines.main.kind": "torch", "engines.main.model_dir": "."},
+            option_names={"engines.main.kind": "--model"},
+        )
     assert made_torch.value.message == (
         "./parrot.toml:engines.main.answer_words: only scripted engines have this setting, "
         "and --model makes it torch"
