@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from parrot.cli.output import json_option, say, seconds, write_table
-from parrot.errors import ConfigError
+from parrot.cli.results import check_out, moment, out_option, write_result
 from parrot.ports.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -89,11 +89,7 @@ SERVING = ("gpts-rate", "chat-mapreduce", "chain-background")
     help="A directory with articles and logs to take texts and lengths from [words are drawn].",
 )
 @click.option("--stream", is_flag=True, help="Base lines stream, so that their first tokens are seen.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Write a result file as well; into a directory, under a name of its own.",
-)
+@out_option
 @json_option
 def bench_apps(
     *,
@@ -125,8 +121,7 @@ def bench_apps(
     from parrot.bench.apps.suite import AppsPlan
     from parrot.bench.processes import run_to_end
 
-    if out is not None and not out.is_dir() and not out.parent.is_dir():
-        raise ConfigError(f"there is no directory {out.parent}", param="--out")
+    check_out(out)
     plan = AppsPlan(
         works=_chosen(works),
         rtts_s=rtts_s or (0.0,),
@@ -155,11 +150,7 @@ def bench_apps(
             click.echo(json.dumps({"type": "run", **asdict(record)}))  # type: ignore[call-overload]
 
     report = run_to_end(run_apps(request, clock=SystemClock(), tell=say, on_run=show_run))
-    if out is not None:
-        file = out / f"apps-{report.started_at.partition('+')[0].replace('-', '').replace(':', '')}.json"
-        file = file if out.is_dir() else out
-        file.write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
-        say(f"written to {file}")
+    write_result(out, f"apps-{moment(report.started_at)}", asdict(report))
     if as_json:
         summary = asdict(report)
         del summary["runs"]

@@ -1,6 +1,5 @@
 """`parrot bench control`."""
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from parrot.cli.output import json_option, say, seconds, write_json, write_table
-from parrot.errors import ConfigError
+from parrot.cli.results import check_out, moment, out_option, write_result
 from parrot.ports.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -24,11 +23,7 @@ SECTIONS = ("batches", "single", "chain", "session", "growth", "memory")
     "--only", "sections", multiple=True, type=click.Choice(SECTIONS), help="Measure this; may be repeated."
 )
 @click.option("--repeats", type=click.IntRange(1, 100), help="Of each rate [3].")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Write the JSON there as well; into a directory, under a name of its own.",
-)
+@out_option
 @json_option
 def bench_control(
     *, quick: bool, sections: tuple[str, ...], repeats: int | None, out: Path | None, as_json: bool
@@ -42,8 +37,7 @@ def bench_control(
     from parrot.bench.control.suite import ControlPlan
     from parrot.bench.processes import run_to_end
 
-    if out is not None and not out.is_dir() and not out.parent.is_dir():
-        raise ConfigError(f"there is no directory {out.parent}", param="--out")
+    check_out(out)
     plan = ControlPlan().quick() if quick else ControlPlan()
     if sections:
         plan = replace(plan, sections=sections)  # type: ignore[arg-type]
@@ -51,11 +45,7 @@ def bench_control(
         plan = replace(plan, repeats=repeats)
     report = run_to_end(run_control(plan, clock=SystemClock(), tell=say))
     plain = asdict(report)
-    if out is not None:
-        moment = report.started_at.partition("+")[0].replace("-", "").replace(":", "")
-        file = out / f"control-{moment}.json" if out.is_dir() else out
-        file.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-        say(f"written to {file}")
+    write_result(out, f"control-{moment(report.started_at)}", plain)
     if as_json:
         write_json(plain)
     else:

@@ -1,7 +1,6 @@
 """`parrot bench engine`."""
 
 import asyncio
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from parrot.cli.output import json_option, say, seconds, write_json, write_table
-from parrot.errors import ConfigError
+from parrot.cli.results import check_out, moment, out_option, write_result
 from parrot.ports.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -31,11 +30,7 @@ SECTIONS = ("prefill", "decode", "split", "memory", "floors")
     "--only", "sections", multiple=True, type=click.Choice(SECTIONS), help="Measure this; may be repeated."
 )
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(3, 100), help="Of each case.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Write the JSON there as well; into a directory, under a name of its own.",
-)
+@out_option
 @click.option("--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True)
 @click.option("--kernels", type=click.Choice(("auto", "native", "torch")), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the model [torch decides].")
@@ -60,8 +55,7 @@ def bench_engine(
     from parrot.engine.launch import need_torch
 
     need_torch()
-    if out is not None and not out.is_dir() and not out.parent.is_dir():
-        raise ConfigError(f"there is no directory {out.parent}", param="--out")
+    check_out(out)
     from parrot.bench.engine.config import EngineBenchConfig
     from parrot.bench.engine.suite import run_engine_bench
     from parrot.engine.torch.config import TorchConfig
@@ -81,10 +75,7 @@ def bench_engine(
         config = replace(config, sections=sections)  # type: ignore[arg-type]
     report = asyncio.run(run_engine_bench(config, clock=SystemClock(), tell=say))
     plain = asdict(report)
-    if out is not None:
-        file = out / f"engine-{report.model}-{_compact(report.started_at)}.json" if out.is_dir() else out
-        file.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-        say(f"written to {file}")
+    write_result(out, f"engine-{report.model}-{moment(report.started_at)}", plain)
     if as_json:
         write_json(plain)
     else:
@@ -169,8 +160,3 @@ def _ms(spread: "Spread") -> float:
 
 def _times(floor: "FloorDistance | None") -> float | None:
     return None if floor is None else floor.times_floor
-
-
-def _compact(moment: str) -> str:
-    """A moment in ISO 8601 as part of a file's name."""
-    return moment.partition("+")[0].replace("-", "").replace(":", "")

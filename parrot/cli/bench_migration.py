@@ -1,6 +1,5 @@
 """`parrot bench migration`."""
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from parrot.cli.output import json_option, say, seconds, write_json, write_table
-from parrot.errors import ConfigError
+from parrot.cli.results import check_out, moment, out_option, write_result
 from parrot.ports.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -29,11 +28,7 @@ if TYPE_CHECKING:
 )
 @click.option("--engine", type=click.Choice(["torch", "scripted"]), default="torch", show_default=True)
 @click.option("--model", metavar="DIR", help="A model directory [bench-115m, random].")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Write the JSON there as well; into a directory, under a name of its own.",
-)
+@out_option
 @json_option
 def bench_migration(
     *,
@@ -54,19 +49,14 @@ def bench_migration(
     from parrot.bench.migration.suite import quick as made_quick
     from parrot.bench.processes import run_to_end
 
-    if out is not None and not out.is_dir() and not out.parent.is_dir():
-        raise ConfigError(f"there is no directory {out.parent}", param="--out")
+    check_out(out)
     plan = made_quick(MigrationPlan()) if quick else MigrationPlan()
     plan = replace(plan, runs=runs or plan.runs, rtts_s=rtts or plan.rtts_s)
     directory = _model(model) if engine == "torch" else None
     request = MigrationRequest(plan=plan, engine=engine, model=directory, clients=clients)
     report = run_to_end(run_migration(request, clock=SystemClock(), tell=say))
     plain = asdict(report)
-    if out is not None:
-        moment = report.started_at.partition("+")[0].replace("-", "").replace(":", "")
-        file = out / f"migration-{moment}.json" if out.is_dir() else out
-        file.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-        say(f"written to {file}")
+    write_result(out, f"migration-{moment(report.started_at)}", plain)
     if as_json:
         write_json(plain)
     else:

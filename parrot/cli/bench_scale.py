@@ -1,6 +1,5 @@
 """`parrot bench scale`."""
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from parrot.cli.output import json_option, say, seconds, write_json, write_table
-from parrot.errors import ConfigError
+from parrot.cli.results import check_out, moment, out_option, write_result
 from parrot.ports.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -21,11 +20,7 @@ if TYPE_CHECKING:
 @click.option(
     "--faster", type=click.FloatRange(0.1, 1000), help="Engines' speed over a model's on a GPU [4]."
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Write the JSON there as well; into a directory, under a name of its own.",
-)
+@out_option
 @json_option
 def bench_scale(
     *, quick: bool, rounds: int | None, faster: float | None, out: Path | None, as_json: bool
@@ -38,8 +33,7 @@ def bench_scale(
     from parrot.bench.processes import run_to_end
     from parrot.bench.scale.suite import ScalePlan, run_scale
 
-    if out is not None and not out.is_dir() and not out.parent.is_dir():
-        raise ConfigError(f"there is no directory {out.parent}", param="--out")
+    check_out(out)
     plan = ScalePlan().quick() if quick else ScalePlan()
     if rounds is not None:
         plan = replace(plan, rounds=rounds)
@@ -47,11 +41,7 @@ def bench_scale(
         plan = replace(plan, faster=faster)
     report = run_to_end(run_scale(plan, clock=SystemClock(), tell=say))
     plain = asdict(report)
-    if out is not None:
-        moment = report.started_at.partition("+")[0].replace("-", "").replace(":", "")
-        file = out / f"scale-{moment}.json" if out.is_dir() else out
-        file.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-        say(f"written to {file}")
+    write_result(out, f"scale-{moment(report.started_at)}", plain)
     if as_json:
         write_json(plain)
     else:

@@ -1,14 +1,13 @@
 """`parrot bench soak`."""
 
 import asyncio
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from parrot.cli.output import json_option, say, seconds, write_json, write_table
-from parrot.errors import ConfigError
+from parrot.cli.results import check_out, out_option, write_result
 from parrot.ports.clock import SystemClock
 
 
@@ -23,11 +22,7 @@ from parrot.ports.clock import SystemClock
     type=click.Path(path_type=Path),
     help="A model directory [a random model of the preset tiny].",
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Write the JSON there as well; into a directory, under a name of its own.",
-)
+@out_option
 @json_option
 def bench_soak(*, minutes: float, seed: int, model: Path | None, out: Path | None, as_json: bool) -> None:
     """Random fork, fill, generate, cancel and free traffic on the torch engine with too little KV memory.
@@ -39,8 +34,7 @@ def bench_soak(*, minutes: float, seed: int, model: Path | None, out: Path | Non
     from parrot.engine.launch import need_torch
 
     need_torch()
-    if out is not None and not out.is_dir() and not out.parent.is_dir():
-        raise ConfigError(f"there is no directory {out.parent}", param="--out")
+    check_out(out)
     from parrot.bench.engine.soak import SoakConfig, run_soak
     from parrot.engine.torch.config import TorchConfig
 
@@ -50,10 +44,7 @@ def bench_soak(*, minutes: float, seed: int, model: Path | None, out: Path | Non
     config = SoakConfig(engine=engine, minutes=minutes, seed=seed)
     report = asyncio.run(run_soak(config, clock=SystemClock(), tell=say))
     plain = asdict(report)
-    if out is not None:
-        file = out / f"soak-{report.model}-{seed}.json" if out.is_dir() else out
-        file.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-        say(f"written to {file}")
+    write_result(out, f"soak-{report.model}-{seed}", plain)
     if as_json:
         write_json(plain)
     else:

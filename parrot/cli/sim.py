@@ -14,6 +14,7 @@ from parrot.bench.origin import peak_rss_bytes
 from parrot.bench.sim_speed import SimSpeedPlan, SimSpeedReport, on_cpu, run_sim_speed
 from parrot.cli.client import ServiceClient, service_option
 from parrot.cli.output import json_option, say, write_json, write_table
+from parrot.cli.results import check_out, out_option, write_result
 from parrot.cli.sim_ablations import ablations
 from parrot.core.service_config import Ingredient
 from parrot.errors import ConfigError
@@ -156,23 +157,16 @@ def paper(*, only: str, out: Path, plots: bool, as_json: bool) -> None:
     type=click.IntRange(10),
     help="In place of all that, simulate a tenth of so many calls, and then so many.",
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Write the JSON there as well; into a directory, as sim-speed.json, or sim-long.json.",
-)
+@out_option
 @json_option
 def speed(
     *, engines: str, calls: int, live: str, repeats: int, long: int | None, out: Path | None, as_json: bool
 ) -> None:
     """Measure the simulator and the scheduler, in processor time of one thread."""
     plan = SimSpeedPlan(engines=_counts(engines), calls=calls, live=_counts(live), repeats=repeats, long=long)
+    check_out(out)
     report = run_sim_speed(plan, tell=say)
-    if out is not None:
-        name = "sim-speed.json" if long is None else "sim-long.json"
-        file = out / name if out.is_dir() else out
-        file.write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
-        say(f"written to {file}")
+    write_result(out, "sim-speed" if long is None else "sim-long", asdict(report))
     if as_json:
         write_json(asdict(report))
     else:
