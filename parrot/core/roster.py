@@ -8,7 +8,6 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from parrot.core.cost_model import EnginePace
 from parrot.types.ids import EngineId
@@ -55,16 +54,7 @@ class EngineState:
 
 _Entry = tuple[float, int]
 """What an order is by, and the engine's place among equals."""
-
-
-class _Entries(NamedTuple):
-    """Where an engine stands in each order; None where it does not."""
-
-    soonest: _Entry | None
-    emptiest: _Entry | None
-
-
-_NOWHERE = _Entries(None, None)
+_NOWHERE: tuple[None, None] = (None, None)
 
 
 class FreeTokens:
@@ -118,7 +108,8 @@ class Standing:
         self._latency_target_s = latency_target_s
         self._numbers: dict[EngineId, int] = {}
         self._states: dict[int, EngineState] = {}
-        self._entries: dict[EngineId, _Entries] = {}
+        self._entries: dict[EngineId, tuple[_Entry | None, _Entry]] = {}
+        """Where an engine stands in the two orders; in the first only while its batch is not full."""
         self._soonest: list[_Entry] = []
         self._emptiest: list[_Entry] = []
         self.free = FreeTokens()
@@ -160,22 +151,23 @@ class Standing:
             self._put_free(state, number)
         else:
             self._remove_free(number)
-        entries = _Entries(soonest, (num_calls, number))
-        self._move(self._entries.get(engine_id, _NOWHERE), entries)
-        self._entries[engine_id] = entries
+        emptiest = (num_calls, number)
+        before, before_emptiest = self._entries.get(engine_id, _NOWHERE)
+        if soonest != before:
+            _move(self._soonest, before, soonest)
+        if emptiest != before_emptiest:
+            _move(self._emptiest, before_emptiest, emptiest)
+        self._entries[engine_id] = (soonest, emptiest)
         self._states[number] = state
 
     def remove(self, engine_id: EngineId) -> None:
         """An engine takes nothing any more. Nothing happens when it did not."""
         entries = self._entries.pop(engine_id, None)
         if entries is not None:
-            self._move(entries, _NOWHERE)
+            soonest, emptiest = entries
+            _move(self._soonest, soonest, None)
+            _move(self._emptiest, emptiest, None)
             self._remove_free(self._numbers[engine_id])
-
-    @property
-    def is_full(self) -> bool:
-        """Whether no engine takes another call, whatever it needs."""
-        return self.free_for[False].most == -math.inf
 
     def soonest(self) -> Iterator[EngineState]:
         """Those that have room, from the one that gets to new work soonest on."""
@@ -232,12 +224,6 @@ class Standing:
         for free in (self.free, *self.free_for):
             free.remove(number)
 
-    def _move(self, before: _Entries, after: _Entries) -> None:
-        if before.soonest != after.soonest:
-            _move(self._soonest, before.soonest, after.soonest)
-        if before.emptiest != after.emptiest:
-            _move(self._emptiest, before.emptiest, after.emptiest)
-
 
 def _move(order: list[_Entry], before: _Entry | None, after: _Entry | None) -> None:
     if before is not None:
@@ -278,6 +264,10 @@ class Roster(Collection[EngineState]):
     def standing(self, model: str) -> Standing | None:
         """The engines of a model, to be read, or copied; None when there are none."""
         return self._standing.get(model)
+
+    def of(self, model: str) -> Standing:
+        """As `standing`, of a model that engines serve."""
+        return self._standing[model]
 
     def put(self, state: EngineState, number: int) -> None:
         """An engine has come up, or has changed; `number` is its place among equals, always the same."""

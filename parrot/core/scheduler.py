@@ -146,6 +146,9 @@ class Round:
         """Models whose standing is the round's own, to be changed."""
         self._moved: dict[EngineId, EngineState] = {}
         """Engines on which something was placed that their standing does not tell yet."""
+        self._reserved: dict[str, int] = {}
+        """How many engines of a model are kept that their standing does not tell of yet; placed before them
+        is what `_moved` has."""
         self._planned: dict[PrefixKey, dict[EngineId, None]] = {}
         self.placements: list[Placement] = []
 
@@ -159,19 +162,22 @@ class Round:
         """Calls that all engines could take before the round, memory aside."""
         return self._roster.num_places
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no engine can take another call in this round, whatever it needs."""
-        models = self._roster.models
-        return all(standing is None or standing.is_full for standing in map(self.standing, models))
+    def free_at_most(self, model: str, *, small: bool) -> float:
+        """At least as much memory as any engine has free that has a place for a call; costs next to nothing,
+        since not all that was placed or reserved is taken off.
+        """
+        standing = self._standing.get(model) or self._roster.standing(model)
+        return -math.inf if standing is None else standing.free_for[small].most
 
     def standing(self, model: str) -> Standing | None:
         """The engines of a model in their orders, as they are now; None when there are none. What is asked
-        for before something is placed does not tell of it.
+        for before something is placed or reserved does not tell of it.
         """
         while self._moved:
             state = self._moved.popitem()[1]
             self._to_change(state.model).put(state)
+        if self._reserved:
+            self._take_reserved()
         found = self._standing.get(model)
         if found is None:
             found = self._roster.standing(model)
@@ -217,7 +223,9 @@ class Round:
         return shared
 
     def place(self, call: ReadyCall, engine: EngineState, shared: int, why: str) -> None:
-        """Decide for one call, and let later calls of the round see it."""
+        """Decide for one call, and let later calls of the round see it. The engine is as `standing` has it
+        now.
+        """
         engine_id = engine.engine_id
         state = self._moved.get(engine_id)
         if state is None:
@@ -233,21 +241,27 @@ class Round:
 
     def reserve(self, model: str) -> None:
         """Keep the emptiest engine for what comes first in a later round: it has no more room in this one."""
-        standing = self.standing(model)
-        emptiest = None if standing is None else next(standing.emptiest(), None)
-        if emptiest is not None:
-            self._to_change(model).remove(emptiest.engine_id)
+        if model in self._roster.models:
+            self._reserved[model] = self._reserved.get(model, 0) + 1
 
     def schedule(self) -> Schedule:
         """What was decided."""
         return Schedule(placements=tuple(self.placements))
 
+    def _take_reserved(self) -> None:
+        # Put off until engines are looked at again: a round that only refuses changes no orders.
+        for model, count in self._reserved.items():
+            standing = self._to_change(model)
+            for engine in list(islice(standing.emptiest(), count)):
+                standing.remove(engine.engine_id)
+        self._reserved.clear()
+
     def _to_change(self, model: str) -> Standing:
-        if model not in self._own:
-            standing = self._standing[model]
-            self._standing[model] = standing.copy()
+        found = self._standing.get(model)
+        if found is None or model not in self._own:
+            found = self._standing[model] = (found or self._roster.of(model)).copy()
             self._own.add(model)
-        return self._standing[model]
+        return found
 
 
 def least_loaded(engines: Iterable[EngineState]) -> EngineState:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from parrot.core.policies.forecast import Forecast, forecast
+from parrot.core.policies.forecast import forecast
 from parrot.core.roster import EngineState, Standing
 from parrot.core.scheduler import ReadyCall, Round, Schedule, Shared, Snapshot
 from parrot.types.ids import CallId, EngineId, PrefixKey
@@ -76,8 +76,6 @@ class _AppCentricRound:
                     beside[engine_id] = beside.get(engine_id, 0) + 1
             if len(self._going.placements) >= room or num_refused >= LOOK_AHEAD:
                 break
-            if num_refused and self._going.is_full:
-                break
         return self._going.schedule()
 
     def _units(self) -> Iterator[Sequence[ReadyCall]]:
@@ -105,15 +103,15 @@ class _AppCentricRound:
 
         `beside` counts the calls of its group that were placed in this round.
         """
-        standing = self._going.standing(call.model)
-        if standing is None:
-            return None
-        small, needed = call.wants_small_batches, call.num_tokens
-        if needed - self._going.most_shared(call) > standing.free_for[small].most:
+        small, needed, model = call.wants_small_batches, call.num_tokens, call.model
+        if needed - self._going.most_shared(call) > self._going.free_at_most(model, small=small):
             # Whatever is there of it, it does not fit: most calls of a long queue are done with here.
-            if not self._is_refused(call.model, standing, small=small, needed=needed):
-                self._refused[call.model, small] = needed
+            if needed < self._refused.get((model, small), math.inf):
+                self._refused[model, small] = needed
             self._defer(call)
+            return None
+        standing = self._going.standing(model)
+        if standing is None:
             return None
         refused = (call.model, small, self._going.held_keys(call))
         if needed >= self._refused_there.get(refused, math.inf):
@@ -125,10 +123,10 @@ class _AppCentricRound:
             self._refused_there[refused] = needed
             self._defer(call)
             return None
-        (engine, shared), found = chosen
+        (engine, shared), finish_s = chosen
         self._refused_there.clear()
         engine_id = engine.engine_id
-        self._going.place(call, engine, shared, _why(call, found, shared, beside.get(engine_id, 0)))
+        self._going.place(call, engine, shared, _why(call, finish_s, shared, beside.get(engine_id, 0)))
         return engine_id
 
     def _candidates(
@@ -152,18 +150,20 @@ class _AppCentricRound:
 
     def _cheapest(
         self, call: ReadyCall, candidates: Iterable[_Candidate], beside: Mapping[EngineId, int]
-    ) -> tuple[_Candidate, Forecast] | None:
-        """Those where it would mix work come last; of equals the first is taken."""
+    ) -> tuple[_Candidate, float] | None:
+        """The engine for a call, and when the call is done there. Those where it would mix work come last;
+        of equals the first is taken.
+        """
         best: tuple[bool, float] = (True, math.inf)
-        chosen: tuple[_Candidate, Forecast] | None = None
+        chosen: tuple[_Candidate, float] | None = None
         affinity, is_bulk = self._policy.affinity, self._is_bulk(call)
         for candidate in candidates:
             engine, shared = candidate
             num_beside = beside.get(engine.engine_id, 0)
-            found = forecast(engine, call, shared=shared if affinity else 0, num_beside=num_beside)
-            cost = (is_bulk and engine.num_latency_calls > 0, found.cost_s)
+            finish_s, cost_s = forecast(engine, call, shared if affinity else 0, num_beside)
+            cost = (is_bulk and engine.num_latency_calls > 0, cost_s)
             if chosen is None or cost < best:
-                best, chosen = cost, (candidate, found)
+                best, chosen = cost, (candidate, finish_s)
         return chosen
 
     def _soonest_fitting(
@@ -202,8 +202,8 @@ class _AppCentricRound:
         return self._policy.isolation and call.objective.objective == "throughput"
 
 
-def _why(call: ReadyCall, found: Forecast, shared: int, num_beside: int) -> str:
-    why = f"done there first, in about {found.finish_s:.2f} s"
+def _why(call: ReadyCall, finish_s: float, shared: int, num_beside: int) -> str:
+    why = f"done there first, in about {finish_s:.2f} s"
     if call.objective.task_group is not None:
         why += f", {num_beside} of its group are there"
     return why + (f", {shared} tokens of its prompt are there" if shared else "")
