@@ -50,13 +50,15 @@ class Link:
         """Relay until the block ends."""
         server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        try:
-            async with server:
+        async with server:
+            try:
                 yield self
-        finally:
-            for relay in self._relays:
-                relay.cancel()
-            await asyncio.gather(*self._relays, return_exceptions=True)
+            finally:
+                # Before the server is waited for, which waits for its connections.
+                server.close()
+                for relay in self._relays:
+                    relay.cancel()
+                await asyncio.gather(*self._relays, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         relay = asyncio.create_task(self._relay(reader, writer))
@@ -65,7 +67,13 @@ class Link:
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Connection()
-        there_reader, there_writer = await asyncio.open_connection(self._target.hostname, self._target.port)
+        try:
+            there_reader, there_writer = await asyncio.open_connection(
+                self._target.hostname, self._target.port
+            )
+        except OSError:
+            writer.close()
+            return
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._carry(reader, there_writer, connection, to_server=True))
