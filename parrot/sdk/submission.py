@@ -6,7 +6,15 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from parrot.errors import AuthenticationError, CallError, GoneError, ParrotError, RequestError, UsageError
+from parrot.errors import (
+    AuthenticationError,
+    CallError,
+    GoneError,
+    ParrotError,
+    RequestError,
+    UnreachableError,
+    UsageError,
+)
 from parrot.sdk.client import Client
 from parrot.sdk.following import Followed, Listeners
 from parrot.sdk.once import Once
@@ -142,8 +150,9 @@ class Submitter:
         return self.session_id
 
     def hurry(self) -> None:
-        """Somebody waits: hold nothing back."""
-        self._hurry.set()
+        """Somebody waits: hold back nothing of what there is."""
+        if not self._idle.is_set():
+            self._hurry.set()
 
     async def flush(self) -> None:
         """Wait until everything given so far has been answered, or refused."""
@@ -179,13 +188,21 @@ class Submitter:
                     self._sending = self._waiting.popleft()
                     await self._send(self._sending)
                     self._sending = None
+                self._hurry.clear()
                 self._idle.set()
+        except Exception as error:
+            reason = UnreachableError(f"calls could not be sent: {type(error).__name__}: {error}")
+            self._end(reason)
+            raise
         finally:
-            closed = UsageError("the session was closed before the call was submitted")
-            for group in (self._sending, *self._waiting):
-                if group is not None:
-                    group.fail(closed)
-            self._idle.set()
+            self._end(UsageError("the session was closed before the call was submitted"))
+
+    def _end(self, reason: ParrotError) -> None:
+        """Nothing more is sent; what was not taken fails."""
+        for group in (self._sending, *self._waiting):
+            if group is not None:
+                group.fail(reason)
+        self._idle.set()
 
     async def _gather(self) -> None:
         """Let others join the first that came."""

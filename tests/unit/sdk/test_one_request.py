@@ -10,7 +10,7 @@ from fake_service import FAST, FakeService, error_response, open_session, sessio
 
 import parrot
 from parrot import Input, Output, SyncSession, semantic_function
-from parrot.errors import CallError, InvalidError, UsageError
+from parrot.errors import CallError, InvalidError, ParrotError, UsageError
 
 
 @semantic_function
@@ -179,3 +179,32 @@ async def test_an_answer_that_begins_with_an_error_that_stays_is_raised(service:
         with pytest.raises(InvalidError, match="no such thing"):
             await write_code(task="a")
     assert before_leaving(service) == ["POST /v1/run"]
+
+
+async def test_calls_join_each_other_although_somebody_waited_while_others_were_on_their_way(
+    service: FakeService,
+) -> None:
+    service.submit_gate = asyncio.Event()
+    async with open_session(service) as session:
+        session.linger(60.0)
+        sent = write_code(task="a")
+        waiting = [asyncio.create_task(session.gather(sent))]
+        async with asyncio.timeout(30):
+            while not service.requests:
+                await asyncio.sleep(0.001)
+        waiting.append(asyncio.create_task(session.gather(sent)))
+        await asyncio.sleep(0.001)
+        service.submit_gate.set()
+        assert await asyncio.gather(*waiting) == [("CODE",)] * 2
+        first = write_code(task="b")
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert await session.gather(first, write_code(task="c")) == ("CODE", "CODE")
+    assert [len(body["calls"]) for body in service.submissions] == [1, 2]
+
+
+async def test_a_fault_of_the_transport_is_told_to_who_waits(service: FakeService) -> None:
+    service.fail("POST /v1/run", RuntimeError("out of luck"))
+    async with open_session(service):
+        with pytest.raises(ParrotError, match="out of luck"):
+            await write_code(task="a")
