@@ -60,41 +60,36 @@ _NOWHERE: tuple[None, None] = (None, None)
 class FreeTokens:
     """Memory of the engines that take calls of some kind; one without calls has all there is."""
 
-    __slots__ = ("_of", "_order")
+    __slots__ = ("_order", "of")
 
     def __init__(self) -> None:
-        self._of: dict[int, float] = {}
-        self._order: list[_Entry] = []
+        self.of: dict[EngineId, float] = {}
+        """By engine; to be read."""
+        self._order: list[float] = []
 
     def copy(self) -> "FreeTokens":
         """The same, to be changed apart."""
         other = FreeTokens()
-        other._of, other._order = self._of.copy(), self._order.copy()
+        other.of, other._order = self.of.copy(), self._order.copy()
         return other
 
-    def put(self, number: int, tokens: float) -> None:
-        """So much is free on an engine, which takes calls."""
-        before = self._of.get(number)
-        if before != tokens:
-            if before is not None:
-                del self._order[bisect_left(self._order, (before, number))]
-            self._of[number] = tokens
-            insort(self._order, (tokens, number))
-
-    def remove(self, number: int) -> None:
-        """An engine takes no calls now."""
-        before = self._of.pop(number, None)
+    def put(self, engine_id: EngineId, tokens: float | None) -> None:
+        """So much is free on an engine; None when it takes no calls."""
+        order, before = self._order, self.of.get(engine_id)
+        if before == tokens:
+            return
         if before is not None:
-            del self._order[bisect_left(self._order, (before, number))]
-
-    def get(self, number: int) -> float:
-        """What is free on an engine; less than nothing when it takes no calls."""
-        return self._of.get(number, -math.inf)
+            del order[bisect_left(order, before)]
+        if tokens is None:
+            del self.of[engine_id]
+        else:
+            self.of[engine_id] = tokens
+            insort(order, tokens)
 
     @property
     def most(self) -> float:
         """What is free where most is; less than nothing when no engine takes calls."""
-        return self._order[-1][0] if self._order else -math.inf
+        return self._order[-1] if self._order else -math.inf
 
 
 class Standing:
@@ -148,9 +143,9 @@ class Standing:
         if num_calls < state.max_batch:
             wait_s = pace.fill_s(state.num_unfilled_tokens) + TYPICAL_TOKENS * pace.step_s(num_calls + 1)
             soonest = (wait_s, number)
-            self._put_free(state, number)
+            self._put_free(state)
         else:
-            self._remove_free(number)
+            self._remove_free(engine_id)
         emptiest = (num_calls, number)
         before, before_emptiest = self._entries.get(engine_id, _NOWHERE)
         if soonest != before:
@@ -167,7 +162,7 @@ class Standing:
             soonest, emptiest = entries
             _move(self._soonest, soonest, None)
             _move(self._emptiest, emptiest, None)
-            self._remove_free(self._numbers[engine_id])
+            self._remove_free(engine_id)
 
     def soonest(self) -> Iterator[EngineState]:
         """Those that have room, from the one that gets to new work soonest on."""
@@ -191,38 +186,30 @@ class Standing:
         free, states = self.free_for[small], self._states
         if free.most < num_tokens:
             return
+        of = free.of
         for _, number in self._soonest:
-            free_tokens = free.get(number)
-            if free_tokens >= num_tokens:
-                yield states[number], free_tokens
+            state = states[number]
+            free_tokens = of.get(state.engine_id)
+            if free_tokens is not None and free_tokens >= num_tokens:
+                yield state, free_tokens
 
-    def free_tokens(self, engine_id: EngineId, *, small: bool) -> float:
-        """What is free on an engine for a call as in `fitting`; less than nothing when it has no place."""
-        return self.free_for[small].get(self._numbers[engine_id]) if engine_id in self._numbers else -math.inf
-
-    def _put_free(self, state: EngineState, number: int) -> None:
-        """An engine has a place."""
-        num_calls, bulk, small = state.num_calls, *self.free_for
-        if num_calls == 0:
+    def _put_free(self, state: EngineState) -> None:
+        """What an engine has free for whom, in a batch that is not full."""
+        engine_id, bulk, small = state.engine_id, *self.free_for
+        if state.num_calls == 0:
             for free in (self.free, bulk, small):
-                free.put(number, math.inf)
+                free.put(engine_id, math.inf)
             return
         free_tokens = float(state.capacity_tokens - state.num_tokens)
-        self.free.put(number, free_tokens)
+        self.free.put(engine_id, free_tokens)
         within = state.pace.batch_within(self._latency_target_s, state.max_batch, state.num_tokens)
-        if num_calls < within:
-            bulk.put(number, free_tokens)
-            small.put(number, free_tokens)
-            return
-        small.remove(number)
-        if state.num_latency_calls:
-            bulk.remove(number)
-        else:
-            bulk.put(number, free_tokens)
+        has_place = state.num_calls < within
+        bulk.put(engine_id, free_tokens if has_place or not state.num_latency_calls else None)
+        small.put(engine_id, free_tokens if has_place else None)
 
-    def _remove_free(self, number: int) -> None:
+    def _remove_free(self, engine_id: EngineId) -> None:
         for free in (self.free, *self.free_for):
-            free.remove(number)
+            free.put(engine_id, None)
 
 
 def _move(order: list[_Entry], before: _Entry | None, after: _Entry | None) -> None:

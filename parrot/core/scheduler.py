@@ -191,17 +191,20 @@ class Round:
         """Engines that hold some of a prompt, and how much; of very many only some that get to it soonest.
         They have room for a call that needs so many tokens beside what is there, and may want a small batch.
         """
+        free = standing.free_for[small].of
         for engine_id in shared.listed:
-            num_tokens = shared.get(engine_id)
-            if needed - num_tokens <= standing.free_tokens(engine_id, small=small):
-                yield standing[engine_id], num_tokens
+            free_tokens = free.get(engine_id)
+            if free_tokens is not None:
+                num_tokens = shared.get(engine_id)
+                if needed - num_tokens <= free_tokens:
+                    yield standing[engine_id], num_tokens
         if shared.is_wide:
             for state in islice(standing.soonest(), MANY_HOLDERS):
                 engine_id = state.engine_id
                 num_tokens = shared.get(engine_id)
                 if not num_tokens or engine_id in shared.listed:
                     continue
-                if needed - num_tokens <= standing.free_tokens(engine_id, small=small):
+                if needed - num_tokens <= free.get(engine_id, -math.inf):
                     yield state, num_tokens
 
     def held_keys(self, call: ReadyCall) -> tuple[PrefixKey, ...]:
