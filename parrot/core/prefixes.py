@@ -177,17 +177,18 @@ class PrefixIndex:
         """Whether any engine holds a prefix."""
         return key in self._holders
 
-    def last_held(self, keys: Sequence[PrefixKey], planned: Container[PrefixKey]) -> int | None:
-        """Which of a prompt's prefixes (shortest first) is the longest that any engine holds, or is planned
+    def most_held(
+        self, keys: Sequence[PrefixKey], lengths: Sequence[int], planned: Container[PrefixKey]
+    ) -> int:
+        """Tokens of the longest of a prompt's prefixes (shortest first) that any engine holds, or is planned
         to.
         """
-        holders = self._holders
-        boundary = len(keys)
+        holders, boundary = self._holders, 0
         for key in reversed(keys):
             boundary -= 1
             if key in holders or key in planned:
-                return boundary
-        return None
+                return lengths[boundary]
+        return 0
 
     def first_holders(self, key: PrefixKey) -> Iterator[tuple[EngineId, ContextId]]:
         """On each engine the context that a fork of the prefix would take: the oldest that holds it."""

@@ -3,7 +3,7 @@ alike.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
@@ -115,8 +115,8 @@ class Shared:
         return most
 
     @property
-    def listed(self) -> Collection[EngineId]:
-        """The engines that hold what few hold, those with the longest beginning first."""
+    def listed(self) -> Mapping[EngineId, int]:
+        """The engines that hold what few hold, and how much of that, the longest beginning first."""
         return self._listed
 
     @property
@@ -163,8 +163,8 @@ class Round:
         return self._roster.num_places
 
     def free_at_most(self, model: str, *, small: bool) -> float:
-        """At least as much memory as any engine has free that has a place for a call; costs next to nothing,
-        since not all that was placed or reserved is taken off.
+        """At least as much memory as any engine has free that has a place for a call: not all that was placed
+        or reserved is taken off.
         """
         standing = self._standing.get(model) or self._roster.standing(model)
         return -math.inf if standing is None else standing.free_for[small].most
@@ -191,18 +191,18 @@ class Round:
         """Engines that hold some of a prompt, and how much; of very many only some that get to it soonest.
         They have room for a call that needs so many tokens beside what is there, and may want a small batch.
         """
-        free = standing.free_for[small].of
-        for engine_id in shared.listed:
+        free, listed, is_wide = standing.free_for[small].of, shared.listed, shared.is_wide
+        for engine_id, num_tokens in listed.items():
             free_tokens = free.get(engine_id)
             if free_tokens is not None:
-                num_tokens = shared.get(engine_id)
-                if needed - num_tokens <= free_tokens:
-                    yield standing[engine_id], num_tokens
-        if shared.is_wide:
+                held = shared.get(engine_id) if is_wide else num_tokens
+                if needed - held <= free_tokens:
+                    yield standing[engine_id], held
+        if is_wide:
             for state in islice(standing.soonest(), MANY_HOLDERS):
                 engine_id = state.engine_id
                 num_tokens = shared.get(engine_id)
-                if not num_tokens or engine_id in shared.listed:
+                if not num_tokens or engine_id in listed:
                     continue
                 if needed - num_tokens <= free.get(engine_id, -math.inf):
                     yield state, num_tokens
@@ -213,8 +213,7 @@ class Round:
 
     def most_shared(self, call: ReadyCall) -> int:
         """Tokens of a call's longest prefix that some engine holds, or will hold by this round."""
-        boundary = self.index.last_held(call.keys, self._planned)
-        return 0 if boundary is None else call.lengths[boundary]
+        return self.index.most_held(call.keys, call.lengths, self._planned)
 
     def shared_tokens(self, call: ReadyCall) -> Shared:
         """For each engine how many tokens it holds, or by this round will hold, of a prefix of the call."""

@@ -57,6 +57,9 @@ class _AppCentricRound:
         self._refused: dict[tuple[str, bool], int] = {}
         """Of calls that nothing had room for, by model and by whether they want small batches: the least
         tokens needed. Room only shrinks in a round, so what needs as much is refused without a look."""
+        self._free_at_most: dict[tuple[str, bool], float] = {}
+        """By model and by whether small batches are wanted: the memory that engines have free, when they were
+        last looked at."""
         self._refused_there: dict[tuple[str, bool, tuple[PrefixKey, ...]], int] = {}
         """The same for calls that share what is there, by what that is; until something is placed."""
         self._reserved: set[str] = set()
@@ -104,15 +107,20 @@ class _AppCentricRound:
         `beside` counts the calls of its group that were placed in this round.
         """
         small, needed, model = call.wants_small_batches, call.num_tokens, call.model
-        if needed - self._going.most_shared(call) > self._going.free_at_most(model, small=small):
+        kind = (model, small)
+        free_at_most = self._free_at_most.get(kind)
+        if free_at_most is None:
+            free_at_most = self._free_at_most[kind] = self._going.free_at_most(model, small=small)
+        if needed > free_at_most and needed - self._going.most_shared(call) > free_at_most:
             # Whatever is there of it, it does not fit: most calls of a long queue are done with here.
-            if needed < self._refused.get((model, small), math.inf):
-                self._refused[model, small] = needed
+            if needed < self._refused.get(kind, math.inf):
+                self._refused[kind] = needed
             self._defer(call)
             return None
         standing = self._going.standing(model)
         if standing is None:
             return None
+        self._free_at_most[kind] = standing.free_for[small].most
         refused = (call.model, small, self._going.held_keys(call))
         if needed >= self._refused_there.get(refused, math.inf):
             self._defer(call)
