@@ -13,7 +13,7 @@ from semantic_kernel.contents import (
 )
 from semantic_kernel.exceptions import FunctionExecutionException
 from semantic_kernel.filters import FilterTypes, FunctionInvocationContext
-from semantic_kernel.functions import FunctionResult, KernelFunctionFromPrompt
+from semantic_kernel.functions import FunctionResult
 
 from parrot.errors import ParrotError, UsageError
 from parrot.integrations.naming import label
@@ -98,13 +98,11 @@ def lazy(kernel: Kernel, *, objective: Objective = "latency", keep_graph: bool =
 
 
 def _result(context: FunctionInvocationContext, prompt: CompiledPrompt, text: str) -> FunctionResult:
-    function = context.function
-    assert isinstance(function, KernelFunctionFromPrompt)
     message = ChatMessageContent(
         role=AuthorRole.ASSISTANT, items=[TextContent(text=text)], ai_model_id=prompt.target.model
     )
-    made: FunctionResult = function._create_function_result([message], arguments=context.arguments)
-    return made
+    metadata = {"arguments": context.arguments, "metadata": [message.metadata]}
+    return FunctionResult(function=context.function.metadata, value=[message], metadata=metadata)
 
 
 async def _streamed(run: Run, answer: Answer, prompt: CompiledPrompt) -> AsyncGenerator[list[Any], None]:

@@ -1,7 +1,6 @@
 """From a compiled prompt and its arguments to the calls of one request."""
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from html import escape, unescape
 
@@ -10,7 +9,9 @@ from semantic_kernel.contents import ChatHistory, ChatMessageContent, TextConten
 from semantic_kernel.functions import KernelArguments
 from semantic_kernel.template_engine.blocks.block import Block
 from semantic_kernel.template_engine.blocks.code_block import CodeBlock
+from semantic_kernel.template_engine.blocks.named_arg_block import NamedArgBlock
 from semantic_kernel.template_engine.blocks.text_block import TextBlock
+from semantic_kernel.template_engine.blocks.var_block import VarBlock
 
 from parrot.errors import UsageError
 from parrot.integrations.marks import Marks
@@ -54,40 +55,38 @@ class Lowering:
         that the template does not have itself.
         """
         template = prompt.function.prompt_template
-        trusted = template._get_trusted_arguments(arguments)
-        unsafe = template._get_allow_dangerously_set_function_output()
         rendered: list[str] = []
         marked: list[str] = []
         for position, block in enumerate(prompt.blocks):
             if position in prompt.nested:
                 inner = prompt.nested[position]
-                answer = await self.lower(inner, self._arguments_of(block, trusted, inner))
+                answer = await self.lower(inner, await self._arguments_of(block, prompt, arguments, inner))
                 text = mark = self.marks.add(answer)
-            elif isinstance(block, TextBlock):
-                text = mark = block.render(self.kernel, trusted)
             else:
-                text = await self._text(block, trusted, unsafe=unsafe)
-                mark = self.marks.add(Given(unescape(text))) if text.strip() else text
+                text = mark = await template.render_blocks([block], self.kernel, arguments)
+                if text.strip() and not isinstance(block, TextBlock):
+                    mark = self.marks.add(Given(unescape(text)))
             rendered.append(text)
             marked.append(mark)
         return "".join(rendered), "".join(marked)
 
-    def _arguments_of(
-        self, block: Block, arguments: KernelArguments, inner: CompiledPrompt
+    async def _arguments_of(
+        self, block: Block, prompt: CompiledPrompt, arguments: KernelArguments, inner: CompiledPrompt
     ) -> KernelArguments:
-        """The arguments of a call in a template: those of the template, and what the call says."""
-        given = copy(arguments)
-        if not isinstance(block, CodeBlock) or len(block.tokens) < 2:
-            return given
-        made: KernelArguments = block._enrich_function_arguments(self.kernel, given, inner.function.metadata)
-        return made
-
-    async def _text(self, block: Block, arguments: KernelArguments, *, unsafe: bool) -> str:
-        """What a variable or a barrier puts into the prompt."""
-        if isinstance(block, CodeBlock):
-            text = str(await block.render_code(self.kernel, arguments))
-            return text if unsafe else escape(text)
-        return str(block.render(self.kernel, arguments))
+        """The arguments of a call in a template: those of the template, which may not write messages, and
+        what the call says. As Semantic Kernel makes them when it renders such a call.
+        """
+        # Rendering nothing raises for arguments that could not be made safe.
+        await prompt.function.prompt_template.render_blocks([], self.kernel, arguments)
+        safe = {name: escape(value) if isinstance(value, str) else value for name, value in arguments.items()}
+        given = KernelArguments(settings=arguments.execution_settings, **safe)
+        for token in block.tokens[1:] if isinstance(block, CodeBlock) else ():
+            named = isinstance(token, NamedArgBlock)
+            name = token.name if named else inner.function.parameters[0].name
+            variable = token.variable if named else token
+            is_variable = isinstance(variable, VarBlock)
+            given[name] = variable.get_value(given) if is_variable else token.render(self.kernel, given)
+        return given
 
     def _messages(self, rendered: str, marked: str) -> list[tuple[str, Sequence[Piece]]]:
         """The messages in pieces. The program's texts are pieces of their own, where that changes nothing:

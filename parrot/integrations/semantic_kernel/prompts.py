@@ -114,7 +114,7 @@ def compile_prompt(
 
 def blocks_of(function: KernelFunctionFromPrompt) -> list[Block]:
     """The blocks of a template in Semantic Kernel's syntax."""
-    blocks: list[Block] = function.prompt_template._blocks
+    blocks: list[Block] = function.prompt_template.extract_blocks()
     return blocks
 
 
@@ -132,9 +132,11 @@ def _compiled(
         return target
     nested: dict[int, CompiledPrompt] = {}
     barriers: dict[int, Barrier] = {}
-    unsafe = function.prompt_template._get_allow_dangerously_set_function_output()
-    for position, name in _called(function):
+    unsafe = function.prompt_template.prompt_template_config.allow_dangerously_set_content
+    for position, name, has_arguments in _called(function):
         inner = _looked_up(kernel, name)
+        if not isinstance(inner, str) and has_arguments and not inner.parameters:
+            inner = "it takes no arguments, and is given some"
         found = (
             inner
             if isinstance(inner, str)
@@ -151,11 +153,14 @@ def _compiled(
     return CompiledPrompt(function=function, target=target, nested=nested, barriers=barriers)
 
 
-def _called(function: KernelFunctionFromPrompt) -> Iterator[tuple[int, tuple[str | None, str]]]:
-    """The positions of calls in a template, and plugin and name of what is called."""
+def _called(function: KernelFunctionFromPrompt) -> Iterator[tuple[int, tuple[str | None, str], bool]]:
+    """The positions of calls in a template, plugin and name of what is called, and whether arguments are
+    written there.
+    """
     for position, block in enumerate(blocks_of(function)):
         if isinstance(block, CodeBlock) and isinstance(block.tokens[0], FunctionIdBlock):
-            yield position, (block.tokens[0].plugin_name, block.tokens[0].function_name)
+            called = block.tokens[0]
+            yield position, (called.plugin_name, called.function_name), len(block.tokens) > 1
 
 
 def _looked_up(kernel: Kernel, name: tuple[str | None, str]) -> KernelFunction | str:

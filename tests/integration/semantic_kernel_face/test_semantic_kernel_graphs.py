@@ -212,6 +212,35 @@ async def test_a_barrier_says_why(kernel: Kernel, made: Any, reason: str) -> Non
     assert prompt.calls() == ["doc-outer"]
 
 
+@pytest.mark.parametrize(
+    "given", ["$text", "'tea'", "text=$text", "text='a&b'", "$style text=$text", "$none"]
+)
+async def test_a_call_in_a_template_is_given_what_it_says(kernel: Kernel, given: str) -> None:
+    function = kernel.add_function(
+        "doc", prompt=f"Shorten: {{{{doc.summarise {given}}}}}", function_name="short"
+    )
+    eager = str(await kernel.invoke(function, **ARGUMENTS))
+    assert len(compile_prompt(kernel, function).nested) == 1
+    graphs = lazy(kernel, keep_graph=True)
+    assert str(await kernel.invoke(function, **ARGUMENTS)) == eager
+    assert len(graphs.last_graphs[0].nodes) == 2
+
+
+async def test_arguments_for_a_prompt_that_takes_none_fail_as_without_graphs(kernel: Kernel) -> None:
+    kernel.add_function("doc", prompt="Say something.", function_name="constant")
+    function = kernel.add_function(
+        "doc", prompt="{{doc.summarise}} {{doc.constant 'tea'}}", function_name="wrong"
+    )
+    (barrier,) = compile_prompt(kernel, function).barriers.values()
+    assert barrier.reason == "it takes no arguments, and is given some"
+    with pytest.raises(KernelInvokeException) as eager:
+        await kernel.invoke(function, **ARGUMENTS)
+    lazy(kernel)
+    with pytest.raises(KernelInvokeException) as told:
+        await kernel.invoke(function, **ARGUMENTS)
+    assert type(told.value.__cause__) is type(eager.value.__cause__)
+
+
 async def test_a_barrier_between_prompts(kernel: Kernel) -> None:
     in_jinja(kernel)
     kernel.add_function("doc", prompt="{{doc.jinja}} and {{doc.title}}: which?", function_name="outer")
