@@ -13,6 +13,7 @@ forgetting (Ljung, *System Identification*, 1999, section 11.2), so that they fo
 clock changes.
 """
 
+import math
 from dataclasses import dataclass
 
 FORGETTING = 0.98
@@ -29,6 +30,8 @@ MOVED = 0.03
 """By how much a pace has to have moved to be told anew."""
 SOLVED_EACH = 4
 """The equations of engines that are alike are solved so often while each of them reports once."""
+SINGULAR = 1e-9
+"""Of what a coefficient tells, the part that others do not tell; below this it is noise."""
 _COEFFICIENTS = range(4)
 
 
@@ -187,19 +190,23 @@ class PaceEstimate:
 
 
 def _solve_linear(matrix: list[list[float]], right: list[float]) -> list[float]:
-    """Gauss elimination with pivoting for a small, well-conditioned system; a column without a pivot counts
-    as 0.
+    """Gauss-Jordan elimination for a small normal matrix, scaled to a diagonal of ones. What tells nothing
+    beside the columns before it, as when one request decodes alone all the time, counts as 0.
     """
     n = len(right)
-    rows = [[*matrix[i], right[i]] for i in range(n)]
+    scale = [math.sqrt(matrix[i][i]) or 1.0 for i in range(n)]
+    rows = [
+        [matrix[i][j] / (scale[i] * scale[j]) for j in range(n)] + [right[i] / scale[i]] for i in range(n)
+    ]
     for column in range(n):
-        pivot = max(range(column, n), key=lambda i: abs(rows[i][column]))
-        rows[column], rows[pivot] = rows[pivot], rows[column]
-        if abs(rows[column][column]) < 1e-15:
-            rows[column][column] = 1.0
-            rows[column][n] = 0.0
+        pivot = rows[column]
+        if pivot[column] < SINGULAR:
+            for row in rows:
+                row[column] = 0.0
+            rows[column] = [float(j == column) for j in range(n)] + [0.0]
+            continue
         for i in range(n):
             if i != column:
-                factor = rows[i][column] / rows[column][column]
-                rows[i] = [a - factor * b for a, b in zip(rows[i], rows[column], strict=True)]
-    return [rows[i][n] / rows[i][i] for i in range(n)]
+                factor = rows[i][column] / pivot[column]
+                rows[i] = [a - factor * b for a, b in zip(rows[i], pivot, strict=True)]
+    return [rows[i][n] / (rows[i][i] * scale[i]) for i in range(n)]

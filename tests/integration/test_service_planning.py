@@ -76,11 +76,11 @@ async def test_what_stands_before_a_missing_input_is_filled_while_it_is_made() -
 async def test_a_prompt_takes_its_input_while_it_is_generated() -> None:
     async with running_service(SLOW) as service:
         sid = await open_session(service)
-        await submit(service, sid, *chain(3, max_tokens=40))
+        await submit(service, sid, *chain(3, max_tokens=200))
         assert (await get(service, sid, "v2")).state == "ready"
         tokens = nodes(service, sid)["v1"].tokens
-        assert tokens.prompt - tokens.shared < 10
-        assert tokens.ahead > 190
+        assert tokens.prompt - tokens.shared < 100, "the last that came is left to the call itself"
+        assert tokens.ahead > 300
 
 
 async def test_inputs_that_clients_set_are_filled_as_they_come() -> None:

@@ -28,14 +28,16 @@ from parrot.core.sessions import CallRecord, FilledAhead, Session
 from parrot.errors import CallError, EngineError, RequestError
 from parrot.ports.clock import Clock
 from parrot.ports.engine import ContextRef, Engine, FillRequest
-from parrot.types.ids import ContextId, EngineId, PrefixKey, RequestId, VariableId
+from parrot.types.ids import CallId, ContextId, EngineId, PrefixKey, RequestId, VariableId
 
 MIN_TOKENS = 32
 """Less than this is not filled ahead: the request would cost more than it saves."""
 AWAY_TOKENS = 256
 """From so many on it is worth to fill them on an idle engine, away from where the next input is made."""
-PIPE_TOKENS = 16
-"""So many generated tokens are handed on at a time."""
+PIPE_TOKENS = 64
+"""So many generated tokens are handed on at a time. Each time the KV before them is read again: of a long
+context, sixteen at a time would take from the calls beside more than they save.
+"""
 PRIORITY = 1 << 52
 """Behind everything that somebody has asked for, whenever that is due."""
 MANY_ENGINES = 64
@@ -60,9 +62,13 @@ class _Pipe:
     """Of the prefix that ends with the output."""
     length: int
     """Tokens that were handed to it, ancestors' included."""
+    num_followers: int = 1
+    """Calls whose prompts begin so."""
     pending: list[int] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     begun: bool = False
+    """It was not too late for it."""
+    asked: bool = False
     """The engine knows the context."""
     closed: bool = False
     complete: bool = False
@@ -85,6 +91,8 @@ class Ahead:
         self._jobs: asyncio.Queue[Coroutine[None, None, None]] = asyncio.Queue()
         self._pipes: dict[VariableId, list[_Pipe]] = {}
         self._filled: OrderedDict[tuple[EngineId, ContextId], FilledAhead] = OrderedDict()
+        self._filling: set[CallId] = set()
+        """Calls of whose prompts something is being filled."""
         self._num_requests = 0
         self.num_tokens = 0
         """Prompt tokens filled ahead so far."""
@@ -118,7 +126,13 @@ class Ahead:
     # ── prefill ahead ───────────────────────────────────────────────────────────────────────────────────────
 
     def consider(self, session: Session, record: CallRecord) -> None:
-        """A call waits for inputs: fill what stands before the first that is missing, if that is worth it."""
+        """A call waits for inputs: fill what stands before the first that is missing, if that is worth it.
+
+        One fill at a time for a call. Inputs that end together would else make a fill each, every one in a
+        step after the one before, and the call itself after all of them.
+        """
+        if record.call_id in self._filling:
+            return
         model = self._fleet.models.get(record.model)
         if model is None or not (self._config.has("prefill-ahead") and self._config.has("sharing")):
             return
@@ -127,7 +141,8 @@ class Ahead:
             return
         member, num_missing = self._where(session, leading, model)
         if member is not None and member.engine is not None and num_missing >= MIN_TOKENS:
-            self._jobs.put_nowait(self._fill(member, member.engine, leading))
+            self._filling.add(record.call_id)
+            self._jobs.put_nowait(self._fill(session, record, member, leading))
 
     def _missing(self, member: Member, leading: Leading) -> int:
         """Tokens of a prompt's beginning that no context of the engine holds."""
@@ -211,9 +226,16 @@ class Ahead:
             return 0
         return await self._fill_missing(member, engine, leading)
 
-    async def _fill(self, member: Member, engine: Engine, leading: Leading) -> None:
-        if self._missing(member, leading) >= MIN_TOKENS and member.engine is engine:
-            await self._fill_missing(member, engine, leading)
+    async def _fill(self, session: Session, record: CallRecord, member: Member, leading: Leading) -> None:
+        call, num_filled = session.graph.calls[record.call_id], 0
+        try:
+            is_wanted = call.state == "waiting" and self._missing(member, leading) >= MIN_TOKENS
+            if is_wanted and member.engine is not None:
+                num_filled = await self._fill_missing(member, member.engine, leading)
+        finally:
+            self._filling.discard(record.call_id)
+        if num_filled and call.state == "waiting":
+            self.consider(session, record)
 
     async def _fill_missing(self, member: Member, engine: Engine, leading: Leading) -> int:
         context_id = member.new_context()
@@ -241,7 +263,7 @@ class Ahead:
         if not (self._config.has("pipelining") and self._config.has("sharing")) or member.info is None:
             return
         model = self._fleet.models[member.info.model]
-        seen: set[PrefixKey] = set()
+        seen: dict[PrefixKey, _Pipe] = {}
         for call in session.graph.consumers(variable_id):
             record = session.records[call.call_id]
             if call.state != "waiting" or record.model != model.name or not _has_room(member):
@@ -250,9 +272,10 @@ class Ahead:
             if leading is None or leading.missing != variable_id or self._is_elsewhere(member, leading):
                 continue
             key = generated_key(leading.key, variable_id)
-            if key not in seen:
-                seen.add(key)
-                pipe = self._open(session, member, engine, leading, key)
+            if key in seen:
+                seen[key].num_followers += 1
+            else:
+                pipe = seen[key] = self._open(session, member, engine, leading, key)
                 self._pipes.setdefault(variable_id, []).append(pipe)
 
     def _open(
@@ -282,9 +305,17 @@ class Ahead:
     def end(self, variable_id: VariableId, *, exact: bool) -> None:
         """An output has ended. When its value is exactly its tokens, prompts that begin so can be forked from
         here.
+
+        What was not handed on yet is left to the call that comes, which computes it in the step that its own
+        tokens take anyway, in place of a step more before that; unless several calls come.
         """
         for pipe in self._pipes.pop(variable_id, ()):
-            pipe.closed, pipe.complete = True, exact and pipe.begun and not pipe.failed
+            if pipe.num_followers == 1:
+                pipe.length -= len(pipe.pending)
+                self.num_piped_tokens -= len(pipe.pending)
+                pipe.pending.clear()
+            will_be_there = pipe.asked or (pipe.begun and bool(pipe.pending))
+            pipe.closed, pipe.complete = True, exact and will_be_there and not pipe.failed
             if pipe.complete:
                 ref = ContextRef(context_id=pipe.context_id, num_tokens=pipe.length)
                 self._fleet.index.add(pipe.member.engine_id, pipe.key, ref)
@@ -306,6 +337,7 @@ class Ahead:
                     break
                 token_ids, pipe.pending = tuple(pipe.pending), []
                 if token_ids:
+                    pipe.asked = True
                     result = await pipe.engine.fill(self._request(pipe.context_id, token_ids, parent))
                     self.num_tokens += result.num_prefilled
         except (EngineError, CallError, RequestError) as error:

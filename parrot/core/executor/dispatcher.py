@@ -1,7 +1,7 @@
 """Runs every ready call: has it placed, drives it, tries again what was not its fault, spreads what was."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 
@@ -326,6 +326,7 @@ class Dispatcher:
         if engine is None or record.prompt is None:
             message = f"engine {member.engine_id} went away before the call was sent"
             raise EngineError(message, code="engine_lost", data={"delivered": False})
+        free = partial(member.give_back, share)
         attempt = Attempt(
             self._runtime,
             session=session,
@@ -334,12 +335,22 @@ class Dispatcher:
             model=model,
             member=member,
             engine=engine,
-            resolve=lambda resolved: self._resolve(session, record, model, resolved),
+            resolve=lambda resolved: self._resolve(session, record, model, resolved, free),
             on_first_token=lambda: member.filled(share),
         )
         await attempt.run()
 
-    def _resolve(self, session: Session, record: CallRecord, model: Model, resolved: Resolved) -> None:
+    def _resolve(
+        self,
+        session: Session,
+        record: CallRecord,
+        model: Model,
+        resolved: Resolved,
+        free: Callable[[], None],
+    ) -> None:
+        """An output is there. With the last one the call is done: `free` gives back its place, so that who
+        reads the output is not driven away from where it is.
+        """
         ready = session.graph.resolve(
             resolved.variable_id,
             resolved.value,
@@ -356,6 +367,7 @@ class Dispatcher:
         if all(variables[output].state == "ready" for output in call.outputs.values()):
             # In one commit with the last value, so that whoever reads the value finds the call done.
             self._finish(session, record, events)
+            free()
         else:
             self._runtime.journal.record(events)
         session.analysis.resolved(resolved.variable_id, num_generated=resolved.num_tokens)

@@ -31,6 +31,7 @@ class Share:
     num_tokens: int
     num_unfilled_tokens: int
     latency: bool
+    given_back: bool = False
 
     @classmethod
     def of(cls, call: ReadyCall, num_shared_tokens: int) -> "Share":
@@ -92,7 +93,10 @@ class Member:
             self.touch()
 
     def give_back(self, share: Share) -> None:
-        """A call has ended on it."""
+        """A call has ended on it. Nothing happens when that was said before."""
+        if share.given_back:
+            return
+        share.given_back = True
         self.filled(share)
         self.num_calls -= 1
         self.num_latency_calls -= share.latency

@@ -118,3 +118,11 @@ def test_the_batch_within_a_target_is_the_largest_that_keeps_it() -> None:
     assert pace.batch_within(10.0, 64) == 64
     assert pace.batch_within(0.001, 64) == 1
     assert EnginePace(base_s=0.02, decode_s=0.01, kv_s=1e-6).batch_within(0.1, 64, 30_000) == 5
+
+
+def test_reports_that_are_all_alike_leave_a_pace_that_fits_them() -> None:
+    estimate = PaceEstimate()
+    work = Work(busy_s=1.0, num_steps=37, num_prefilled_tokens=0, num_decoded_tokens=37, num_kv_tokens=560.0)
+    for _ in range(2000):
+        estimate.observe(work)
+    assert estimate.pace.busy_s(work) == pytest.approx(1.0, rel=0.05)
