@@ -12,6 +12,8 @@ from math import ceil
 from statistics import fmean
 from typing import NewType
 
+import msgspec
+
 from parrot.types.ids import TenantId, VariableId
 from parrot.types.program import ConstantSegment, InputSegment, OutputSegment, Program, Segment
 from parrot.types.sampling import Sampling
@@ -33,8 +35,7 @@ MAX_FUNCTIONS = 4096
 """Semantic functions that are remembered; the least recently used is forgotten first."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class Work(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens to be computed."""
 
     prompt_tokens: int = 0
@@ -67,8 +68,7 @@ class Pace:
         return work.prompt_tokens * self.prefill_s + work.output_tokens * self.decode_s
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputShape:
+class OutputShape(msgspec.Struct, frozen=True, kw_only=True):
     """One output of a call."""
 
     variable_id: VariableId
@@ -76,8 +76,7 @@ class OutputShape:
     sampling: Sampling
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallShape:
+class CallShape(msgspec.Struct, frozen=True, kw_only=True):
     """What a call's work depends on."""
 
     constant_tokens: int

@@ -26,6 +26,8 @@ from heapq import heapify, heappop, heappush, heapreplace
 from itertools import islice
 from typing import Generic, TypeVar
 
+import msgspec
+
 from parrot.core.estimates import Work
 from parrot.types.ids import CallId, SessionId, TenantId
 
@@ -47,8 +49,7 @@ class TokenCost:
         return self.prompt * work.prompt_tokens + self.output * work.output_tokens
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WaitingCall:
+class WaitingCall(msgspec.Struct, frozen=True, kw_only=True):
     """A call that waits for admission."""
 
     call_id: CallId

@@ -24,9 +24,10 @@ import hmac
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+
+import msgspec
 
 from parrot.ports.engine import ContextRef
 from parrot.types.ids import ContextId, EngineId, PrefixKey, TenantId, VariableId
@@ -107,8 +108,7 @@ def _short_extension(before: PrefixKey, kind: bytes, data: bytes) -> PrefixKey:
     return _hash(before + kind + data)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
+class Match(msgspec.Struct, frozen=True, kw_only=True):
     """The longest boundary of a prompt that an engine holds or is about to hold."""
 
     boundary: int

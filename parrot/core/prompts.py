@@ -3,9 +3,11 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from threading import Lock
+
+import msgspec
 
 from parrot.core.prefixes import (
     BLOCK_TOKENS,
@@ -36,8 +38,7 @@ class Model:
     tokenizer: Tokenizer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptPart:
+class PromptPart(msgspec.Struct, frozen=True, kw_only=True):
     """One output, and the tokens between the one before it (or the beginning) and it."""
 
     token_ids: tuple[int, ...]
@@ -46,8 +47,7 @@ class PromptPart:
     """The key of everything up to the output's end, valid when the value is the text as generated."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
+class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine is asked for: parts in order, each filled and then generated."""
 
     parts: tuple[PromptPart, ...]
@@ -209,7 +209,7 @@ def _in_blocks(prompt: Prompt, chain: "_Chain", num_public_tokens: int, ends_of_
         )
         by_length[end] = upto[-1]
     lengths = sorted(by_length)
-    return replace(
+    return msgspec.structs.replace(
         prompt,
         keys=tuple(by_length[length] for length in lengths),
         lengths=tuple(lengths),
@@ -218,8 +218,7 @@ def _in_blocks(prompt: Prompt, chain: "_Chain", num_public_tokens: int, ends_of_
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leading:
+class Leading(msgspec.Struct, frozen=True, kw_only=True):
     """As much of a prompt as can be written while inputs are missing: what comes before the first of them."""
 
     token_ids: tuple[int, ...]

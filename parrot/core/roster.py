@@ -7,7 +7,8 @@ rounds, and a change of one engine costs a logarithm (and the moving of a few ki
 import math
 from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from parrot.core.cost_model import EnginePace
 from parrot.types.ids import EngineId
@@ -19,8 +20,7 @@ LATENCY_TARGET_S = 0.1
 _UNMEASURED = EnginePace()
 
 
-@dataclass(slots=True, kw_only=True)
-class EngineState:
+class EngineState(msgspec.Struct, kw_only=True):
     """An engine that is up. What a roster holds is not changed; a round that goes on makes copies."""
 
     engine_id: EngineId

@@ -5,7 +5,8 @@ long ones in a thread. Then they may join those that wait for an engine.
 import asyncio
 import logging
 from collections.abc import Callable, Container
-from dataclasses import dataclass
+
+import msgspec
 
 from parrot.core.executor.prompt_writer import (
     LONG_TEXT_CHARS,
@@ -29,8 +30,7 @@ MAX_PREPARED = 256
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True, kw_only=True)
-class Prepared:
+class Prepared(msgspec.Struct, kw_only=True):
     """A call whose prompt is written."""
 
     session: Session

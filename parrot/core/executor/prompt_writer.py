@@ -1,7 +1,8 @@
 """Writing the prompts of calls whose inputs are there, here or in a thread."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from parrot.core.executor.runtime import Runtime
 from parrot.core.lowering import check_call, lower
@@ -14,8 +15,7 @@ LONG_TEXT_CHARS = 32_768
 """More text than this is tokenised in a thread, off the event loop."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unwritten:
+class Unwritten(msgspec.Struct, frozen=True, kw_only=True):
     """A call whose prompt is to be written."""
 
     session: Session
