@@ -82,7 +82,8 @@ class EnginePace:
 
     def batch_within(self, target_s: float, most: int, num_kv_tokens: float = 0.0) -> int:
         """The largest batch with so much KV whose decode step stays within `target_s`; at least 1."""
-        if self.step_s(most, num_kv_tokens) <= target_s:
+        # `step_s` written out: this is asked whenever anything changes on an engine.
+        if self.base_s + self.decode_s * most + self.kv_s * num_kv_tokens <= target_s:
             return most
         left_s = target_s - self.step_s(0, num_kv_tokens)
         return max(1, min(most, int(left_s / max(self.decode_s, MIN_STEP_S))))

@@ -141,7 +141,9 @@ class Standing:
         number = self._numbers[engine_id]
         soonest = None
         if num_calls < state.max_batch:
-            wait_s = pace.fill_s(state.num_unfilled_tokens) + TYPICAL_TOKENS * pace.step_s(num_calls + 1)
+            # `fill_s` and `step_s` written out: this is asked whenever anything changes on an engine.
+            step_s = pace.base_s + pace.decode_s * (num_calls + 1)
+            wait_s = pace.prefill_s * state.num_unfilled_tokens + TYPICAL_TOKENS * step_s
             soonest = (wait_s, number)
             self._put_free(state)
         else:
@@ -203,9 +205,12 @@ class Standing:
         free_tokens = float(state.capacity_tokens - state.num_tokens)
         self.free.put(engine_id, free_tokens)
         within = state.pace.batch_within(self._latency_target_s, state.max_batch, state.num_tokens)
-        has_place = state.num_calls < within
-        bulk.put(engine_id, free_tokens if has_place or not state.num_latency_calls else None)
-        small.put(engine_id, free_tokens if has_place else None)
+        if state.num_calls < within:
+            bulk.put(engine_id, free_tokens)
+            small.put(engine_id, free_tokens)
+        else:
+            bulk.put(engine_id, None if state.num_latency_calls else free_tokens)
+            small.put(engine_id, None)
 
     def _remove_free(self, engine_id: EngineId) -> None:
         for free in (self.free, *self.free_for):
