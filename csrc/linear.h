@@ -54,22 +54,47 @@ INLINE void finish_pair(const float* sums, Bf16* out) {
     store_two(out, low, high);
 }
 
-// What becomes of some rows' sums of outputs from `first` on.
-INLINE void finish(const LinearArgs& a, int64_t row, int rows, int64_t first, int64_t count, const float* sums,
-                   int64_t stride) {
-    const Bf16* bias = a.bias ? (const Bf16*)a.bias + first : nullptr;
-    const bool is_gated = a.kind == LinearKind::kGated, is_added = a.kind == LinearKind::kAdded;
-    const int64_t width = is_gated ? a.num_outputs / 2 : a.num_outputs;
-    Bf16* out = (Bf16*)a.out + row * width + (is_gated ? first / 2 : first);
-    for (int r = 0; r < rows; ++r, sums += stride, out += width) {
-        if (is_gated)
-            finish_gated_row(sums, bias, count, out);
-        else if (bias || count < 32)
-            is_added ? finish_row<true>(sums, bias, count, out) : finish_row<false>(sums, bias, count, out);
-        else
-            is_added ? finish_pair<true>(sums, out) : finish_pair<false>(sums, out);
+// Some rows' sums of up to 32 outputs, and what becomes of them. A thread would wait for sums that it has just stored,
+// so these are taken up while the next ones are made, some rows at a time.
+class Finish {
+   public:
+    explicit Finish(const LinearArgs& args) : args_(args) {}
+
+    // The sums of the outputs from `first` on for rows from `row` on, [rows][32]; the ones before are finished.
+    void start(int64_t row, int rows, int64_t first, const float* sums) {
+        const bool is_gated = args_.kind == LinearKind::kGated;
+        const int64_t left = args_.num_outputs - first;
+        width_ = is_gated ? args_.num_outputs / 2 : args_.num_outputs;
+        out_ = (Bf16*)args_.out + row * width_ + (is_gated ? first / 2 : first);
+        bias_ = args_.bias ? (const Bf16*)args_.bias + first : nullptr;
+        count_ = left < 32 ? left : 32;
+        sums_ = sums;
+        left_ = rows;
     }
-}
+
+    // At most so many rows.
+    inline __attribute__((always_inline)) void go_on(int rows) {
+        for (; rows > 0 && left_ > 0; --rows, --left_, sums_ += 32, out_ += width_) finish_row_of_any();
+    }
+
+   private:
+    inline __attribute__((always_inline)) void finish_row_of_any() {
+        const bool is_added = args_.kind == LinearKind::kAdded;
+        if (args_.kind == LinearKind::kGated)
+            finish_gated_row(sums_, bias_, count_, out_);
+        else if (bias_ || count_ < 32)
+            is_added ? finish_row<true>(sums_, bias_, count_, out_) : finish_row<false>(sums_, bias_, count_, out_);
+        else
+            is_added ? finish_pair<true>(sums_, out_) : finish_pair<false>(sums_, out_);
+    }
+
+    const LinearArgs& args_;
+    int64_t width_ = 0, count_ = 0;
+    Bf16* out_ = nullptr;
+    const Bf16* bias_ = nullptr;
+    const float* sums_ = nullptr;
+    int left_ = 0;
+};
 
 // The inputs as a thread is to read them. Its own pieces come one after the other, so the norm is made once.
 INLINE const Bf16* inputs_for(const LinearArgs& a, int thread) {
@@ -89,18 +114,23 @@ INLINE const Bf16* inputs_for(const LinearArgs& a, int thread) {
 // Some tiles of outputs for all rows.
 INLINE void linear_tiles(const LinearArgs& a, const Bf16* all_inputs, int64_t tile, int tiles,
                          TileProducts& products) {
-    float sums[kLinearRows * 32] __attribute__((aligned(64)));
+    float sums[2][kLinearRows * 32] __attribute__((aligned(64)));
+    const int steps = (int)(a.num_inputs / 32), rows_each = (kLinearRows + steps - 1) / steps;
+    int turn = 0;
+    Finish finish(a);
     for (int64_t row = 0; row < a.num_rows; row += kLinearRows) {
         const int rows = a.num_rows - row < kLinearRows ? (int)(a.num_rows - row) : kLinearRows;
         const Bf16* inputs = all_inputs + row * a.num_inputs;
         products.take_rows(rows);
-        for (int pair = 0; pair < tiles; pair += 2) {
-            const int64_t first = (tile + pair) * 16, left = a.num_outputs - first;
-            products.scores(inputs, rows, (const Bf16*)a.weights + first * a.num_inputs, tiles - pair > 1 ? 2 : 1,
-                            (int)a.num_inputs, sums, 32);
-            finish(a, row, rows, first, left < 32 ? left : 32, sums, 32);
+        for (int pair = 0; pair < tiles; pair += 2, turn ^= 1) {
+            const int64_t first = (tile + pair) * 16;
+            products.scores_of_pair(inputs, rows, (const Bf16*)a.weights + first * a.num_inputs, tiles - pair > 1,
+                                    (int)a.num_inputs, sums[turn], 32, [&] { finish.go_on(rows_each); });
+            finish.go_on(kLinearRows);
+            finish.start(row, rows, first, sums[turn]);
         }
     }
+    finish.go_on(kLinearRows);
 }
 
 static void linear(const LinearArgs& a) {

@@ -177,14 +177,22 @@ class TileProducts {
     static void scores(const Bf16* q, int rows, const Bf16* keys, int tiles, int dim, float* out, int out_stride) {
         for (int tile = 0; tile < tiles; tile += 2)
             product(q, dim, rows > 16, keys + tile * (int64_t)dim * kTileSlots, 64, kTileSlots * (int64_t)dim,
-                    tiles - tile > 1, dim / 32, 16 * 2 * kTileSlots, out + tile * 16, out_stride, false);
+                    tiles - tile > 1, dim / 32, 16 * 2 * kTileSlots, out + tile * 16, out_stride, false, [] {});
+    }
+
+    // The scores of at most two tiles, with `between` called after each 32 places.
+    template <class Between>
+    INLINE void scores_of_pair(const Bf16* q, int rows, const Bf16* keys, bool two_tiles, int dim, float* out,
+                               int out_stride, const Between& between) {
+        product(q, dim, rows > 16, keys, 64, kTileSlots * (int64_t)dim, two_tiles, dim / 32, 16 * 2 * kTileSlots, out,
+                out_stride, false, between);
     }
 
     static void mix(const Bf16* p, int p_stride, int rows, const Bf16* values, int num_keys, int dim,
                     float* sums) {
         for (int column = 0; column < dim; column += 32)
             product(p, p_stride, rows > 16, values + column * 2, 4 * dim, 32, true, num_keys / 32,
-                    32 * (int64_t)dim, sums + column, dim, true);
+                    32 * (int64_t)dim, sums + column, dim, true, [] {});
     }
 
    private:
@@ -229,15 +237,18 @@ class TileProducts {
     }
 
     // Up to 2 × 2 tiles of the result.
+    template <class Between>
     INLINE void product(const Bf16* left, int64_t left_stride, bool two_rows, const Bf16* right, int64_t right_row,
                         int64_t column_step, bool two_columns, int steps, int64_t step, float* out,
-                        int64_t out_stride, bool add) {
+                        int64_t out_stride, bool add, const Between& between) {
         if (add)
             load_sums(out, out_stride, two_rows, two_columns);
         else
             zero();
-        for (int k = 0; k < steps; ++k)
+        for (int k = 0; k < steps; ++k) {
             add_product(left + 32 * k, left_stride, two_rows, right + k * step, right_row, column_step, two_columns);
+            between();
+        }
         store_sums(out, out_stride, two_rows, two_columns);
     }
 
