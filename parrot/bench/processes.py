@@ -6,8 +6,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -40,6 +41,30 @@ def run_to_end(main: Coroutine[Any, Any, R]) -> R:
         return asyncio.run(guarded())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+
+
+@dataclass(slots=True)
+class Interruption:
+    """Whether a measurement was stopped before its plan was through."""
+
+    happened: bool = False
+
+
+@contextmanager
+def keeping(results: Sequence[object], tell: Callable[[str], None]) -> Iterator[Interruption]:
+    """A measurement that is cancelled inside ends here, and goes on with the `results` that there are; with
+    none, it is cancelled.
+    """
+    interruption = Interruption()
+    try:
+        yield interruption
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or not results:
+            raise
+        task.uncancel()
+        interruption.happened = True
+        tell("interrupted; what was measured so far is kept")
 
 
 class ServerProcess:

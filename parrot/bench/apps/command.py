@@ -1,6 +1,6 @@
 """From what was asked for to a report: servers are found or started, sides set up, and all of it ended."""
 
-import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -22,6 +22,7 @@ from parrot.bench.apps.texts import read_material
 from parrot.bench.origin import Commit, Machine, commit, machine, versions
 from parrot.bench.processes import (
     ServerProcess,
+    keeping,
     llamacpp_python,
     llamacpp_server,
     parrot_service,
@@ -118,22 +119,14 @@ async def run_apps(
     started_at, began_s = datetime.now(UTC).isoformat(timespec="seconds"), clock.now_s()
     load = getloadavg()[0]
     servers: list[ServerReport] = []
-    interrupted = False
     async with AsyncExitStack() as stack:
         contenders = [contender async for contender in _contenders(request, stack, servers, clock, tell)]
         suite = AppsSuite(contenders, request.plan, material, clock=clock)
         tell("warming up")
         await suite.warm_up()
-        try:
+        with keeping(suite.records, tell) as interruption:
             async for record in suite.records_of(tell):
                 on_run(record)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or not suite.records:
-                raise
-            task.uncancel()
-            interrupted = True
-            tell("interrupted; what was measured so far is kept")
     return AppsReport(
         schema=SCHEMA,
         started_at=started_at,
@@ -148,7 +141,7 @@ async def run_apps(
         servers=tuple(servers),
         runs=tuple(suite.records),
         works=tuple(suite.summaries()),
-        interrupted=interrupted,
+        interrupted=interruption.happened,
         command=command_of(request),
     )
 
@@ -287,4 +280,4 @@ def settings_of(request: AppsRequest) -> str:
     """The settings of the service that is started, as TOML."""
     if request.engine == "scripted":
         return '[engines.main]\nkind = "scripted"\nprefill_tokens_per_s = 20000\ndecode_step_s = 0.002\n'
-    return f'[engines.main]\nkind = "torch"\nmodel_dir = "{request.model}"\n'
+    return f'[engines.main]\nkind = "torch"\nmodel_dir = {json.dumps(str(request.model))}\n'

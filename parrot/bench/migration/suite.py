@@ -1,6 +1,5 @@
 """From what was asked for to a report: the service is started, the versions take turns, and all is ended."""
 
-import asyncio
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
@@ -19,7 +18,7 @@ from parrot.bench.migration.clients import VERSIONS, Client, Version, interprete
 from parrot.bench.migration.link import Link
 from parrot.bench.migration.records import SCHEMA, MigrationReport, Skipped, VersionRun, VersionSummary
 from parrot.bench.origin import commit, machine, versions
-from parrot.bench.processes import parrot_service
+from parrot.bench.processes import keeping, parrot_service
 from parrot.bench.spread import spread
 from parrot.ports.clock import Clock
 from parrot.wire.answers import EngineList
@@ -102,16 +101,9 @@ async def run_migration(
             opened = started(python, version, url=link.url, model=engines.engines[0].model)
             clients.append(await stack.enter_async_context(opened))
         turns = _Turns(request.plan, clients, link, http, directory, clock=clock)
-        runs, interrupted = turns.done, False
-        try:
+        runs = turns.done
+        with keeping(runs, tell) as interruption:
             await turns.run_all(tell)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or not runs:
-                raise
-            task.uncancel()
-            interrupted = True
-            tell("interrupted; what was measured so far is kept")
     return MigrationReport(
         schema=SCHEMA,
         started_at=started_at,
@@ -126,7 +118,7 @@ async def run_migration(
         runs=tuple(runs),
         summaries=tuple(summaries(runs)),
         skipped=tuple(skipped),
-        interrupted=interrupted,
+        interrupted=interruption.happened,
         command=command_of(request),
     )
 
@@ -135,7 +127,7 @@ def settings_of(request: MigrationRequest) -> str:
     """The settings of the service, as TOML."""
     if request.engine == "scripted":
         return '[engines.main]\nkind = "scripted"\nprefill_tokens_per_s = 20000\ndecode_step_s = 0.002\n'
-    return f'[engines.main]\nkind = "torch"\nmodel_dir = "{request.model}"\n'
+    return f'[engines.main]\nkind = "torch"\nmodel_dir = {json.dumps(str(request.model))}\n'
 
 
 def command_of(request: MigrationRequest) -> str:
