@@ -44,7 +44,7 @@ def test_applications_run_on_both_sides_with_equal_work(
 def test_a_base_line_that_does_not_answer_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--engine", "scripted", "--baseline", "openai:http://127.0.0.1:9", "--work", "chain"]
     assert run(["bench", "apps", *arguments]) == 3
-    assert "no model is served at http://127.0.0.1:9" in capsys.readouterr().err
+    assert "no server answers at http://127.0.0.1:9" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
