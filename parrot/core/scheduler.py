@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
+import msgspec
+
 from parrot.core.prefixes import PrefixIndex
 from parrot.core.roster import LATENCY_TARGET_S, EngineState, Roster, Standing
 from parrot.types.ids import CallId, EngineId, PrefixKey
@@ -44,8 +46,7 @@ class ReadyCall:
         self.wants_small_batches = self.objective.batched_for == "latency"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a round may look at."""
 
     ready: Iterable[ReadyCall]
@@ -72,8 +73,7 @@ class Placement(NamedTuple):
     why: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
+class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     """What to do. Each ready call is placed exactly once, or deferred: not in here."""
 
     placements: tuple[Placement, ...]
