@@ -122,6 +122,8 @@ class PrefixIndex:
     def __init__(self) -> None:
         self._holders: dict[PrefixKey, dict[EngineId, dict[ContextId, int]]] = {}
         self._keys: dict[EngineId, dict[ContextId, list[PrefixKey]]] = {}
+        self.held_anywhere: Container[PrefixKey] = self._holders.keys()
+        """The prefixes that some engine holds, as they are at any time."""
         self.on_first: Callable[[PrefixKey], None] | None = None
         """Told when another context of an engine is the one that a fork of a prefix would take."""
 
@@ -176,19 +178,6 @@ class PrefixIndex:
     def holds(self, key: PrefixKey) -> bool:
         """Whether any engine holds a prefix."""
         return key in self._holders
-
-    def most_held(
-        self, keys: Sequence[PrefixKey], lengths: Sequence[int], planned: Container[PrefixKey]
-    ) -> int:
-        """Tokens of the longest of a prompt's prefixes (shortest first) that any engine holds, or is planned
-        to.
-        """
-        holders, boundary = self._holders, 0
-        for key in reversed(keys):
-            boundary -= 1
-            if key in holders or key in planned:
-                return lengths[boundary]
-        return 0
 
     def first_holders(self, key: PrefixKey) -> Iterator[tuple[EngineId, ContextId]]:
         """On each engine the context that a fork of the prefix would take: the oldest that holds it."""

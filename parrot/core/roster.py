@@ -166,10 +166,10 @@ class Standing:
             _move(self._emptiest, emptiest, None)
             self._remove_free(engine_id)
 
-    def soonest(self) -> Iterator[EngineState]:
-        """Those that have room, from the one that gets to new work soonest on."""
+    def first(self, count: int) -> list[EngineState]:
+        """So many of those whose batch is not full, from the one that gets to new work soonest on."""
         states = self._states
-        return (states[number] for _, number in self._soonest)
+        return [states[number] for _, number in self._soonest[:count]]
 
     def emptiest(self) -> Iterator[EngineState]:
         """All of them, from the one with the fewest calls on."""
@@ -182,8 +182,8 @@ class Standing:
         return [self._states[number] for number in sorted(numbers)]
 
     def fitting(self, num_tokens: float, *, small: bool) -> Iterator[tuple[EngineState, float]]:
-        """As `soonest`, those with a place and so much free memory for a call in general, or for one that
-        wants a small batch; and how much memory that is.
+        """Those with a place and so much free memory for a call in general, or for one that wants a small
+        batch, from the one that gets to new work soonest on; and how much memory that is.
         """
         free, states = self.free_for[small], self._states
         if free.most < num_tokens:

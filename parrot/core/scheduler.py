@@ -199,7 +199,7 @@ class Round:
                 if needed - held <= free_tokens:
                     yield standing[engine_id], held
         if is_wide:
-            for state in islice(standing.soonest(), MANY_HOLDERS):
+            for state in standing.first(MANY_HOLDERS):
                 engine_id = state.engine_id
                 num_tokens = shared.get(engine_id)
                 if not num_tokens or engine_id in listed:
@@ -213,7 +213,12 @@ class Round:
 
     def most_shared(self, call: ReadyCall) -> int:
         """Tokens of a call's longest prefix that some engine holds, or will hold by this round."""
-        return self.index.most_held(call.keys, call.lengths, self._planned)
+        held, planned, boundary = self.index.held_anywhere, self._planned, 0
+        for key in reversed(call.keys):
+            boundary -= 1
+            if key in held or key in planned:
+                return call.lengths[boundary]
+        return 0
 
     def shared_tokens(self, call: ReadyCall) -> Shared:
         """For each engine how many tokens it holds, or by this round will hold, of a prefix of the call."""

@@ -115,7 +115,8 @@ class _AppCentricRound:
             # Whatever is there of it, it does not fit: most calls of a long queue are done with here.
             if needed < self._refused.get(kind, math.inf):
                 self._refused[kind] = needed
-            self._defer(call)
+            if small or model not in self._reserved:
+                self._defer(call)
             return None
         standing = self._going.standing(model)
         if standing is None:
