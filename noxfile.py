@@ -33,12 +33,17 @@ nox.options.sessions = [
 PYTEST = ("pytest>=8.4", "pytest-asyncio>=1", "pytest-timeout>=2.3")
 
 
+def _test(session: nox.Session, *paths: str) -> None:
+    """Run tests. Frameworks and services have threads of their own, so a test that hangs is ended, with the
+    stacks of all threads, by a thread, too: a signal would only reach the main one.
+    """
+    session.run("python", "-m", "pytest", "-o", "timeout_method=thread", *paths, *session.posargs)
+
+
 def _openai(session: nox.Session, version: str) -> None:
     session.install("-c", "constraints.txt", "-e", ".", *PYTEST)
     session.install(f"openai~={version}")
-    session.run(
-        "python", "-m", "pytest", "tests/integration/openai_face/test_openai_sdk.py", *session.posargs
-    )
+    _test(session, "tests/integration/openai_face/test_openai_sdk.py")
 
 
 @nox.session
@@ -58,9 +63,7 @@ def open_responses(session: nox.Session) -> None:
     """The schemas of the Open Responses specification."""
     session.install("-c", "constraints.txt", "-e", ".", *PYTEST)
     session.install("openresponses-types>=2.4,<3")
-    session.run(
-        "python", "-m", "pytest", "tests/integration/openai_face/test_open_responses.py", *session.posargs
-    )
+    _test(session, "tests/integration/openai_face/test_open_responses.py")
 
 
 @nox.session
@@ -68,21 +71,21 @@ def langchain(session: nox.Session) -> None:
     """LangChain and LangGraph."""
     session.install("-c", "constraints.txt", "-e", ".[langchain]", "hypothesis>=6.130", *PYTEST)
     session.install("-c", "constraints.txt", "langchain-tests>=1.1,<2", "langgraph>=1,<2")
-    session.run("python", "-m", "pytest", "tests/integration/langchain", *session.posargs)
+    _test(session, "tests/integration/langchain")
 
 
 @nox.session
 def semantic_kernel(session: nox.Session) -> None:
     """Semantic Kernel; its bound on pydantic is below the tested version of the others."""
     session.install("-e", ".[semantic-kernel]", "hypothesis>=6.130", *PYTEST)
-    session.run("python", "-m", "pytest", "tests/integration/semantic_kernel_face", *session.posargs)
+    _test(session, "tests/integration/semantic_kernel_face")
 
 
 @nox.session
 def agent_framework(session: nox.Session) -> None:
     """Agent Framework."""
     session.install("-c", "constraints.txt", "-e", ".[agent-framework]", *PYTEST)
-    session.run("python", "-m", "pytest", "tests/integration/agent_framework_face", *session.posargs)
+    _test(session, "tests/integration/agent_framework_face")
 
 
 def _recipe(session: nox.Session, name: str, *requirements: str, extras: str = "") -> None:
@@ -93,7 +96,7 @@ def _recipe(session: nox.Session, name: str, *requirements: str, extras: str = "
         session.install(*pins, "-e", f".{extras}", *requirements, *PYTEST)
     except CommandFailed:
         session.skip(f"{' '.join(requirements)} cannot be installed here")
-    session.run("python", "-m", "pytest", f"tests/recipes/test_recipe_{name}.py", *session.posargs)
+    _test(session, f"tests/recipes/test_recipe_{name}.py")
 
 
 @nox.session
@@ -136,11 +139,4 @@ def team(session: nox.Session) -> None:
 def mcp(session: nox.Session) -> None:
     """Registered functions as tools of the Model Context Protocol."""
     session.install("-c", "constraints.txt", "-e", ".[mcp]", *PYTEST)
-    session.run(
-        "python",
-        "-m",
-        "pytest",
-        "tests/integration/mcp_face",
-        "tests/recipes/test_recipe_mcp.py",
-        *session.posargs,
-    )
+    _test(session, "tests/integration/mcp_face", "tests/recipes/test_recipe_mcp.py")
