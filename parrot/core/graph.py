@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from msgspec import Struct
+
 from parrot.core.limits import Limits
 from parrot.core.topology import downstream, find_cycle, restage
 from parrot.core.variables import Variable
@@ -43,8 +45,7 @@ _RUNNING: frozenset[CallState] = frozenset({"running"})
 _UNDER_WAY = _READY | _RUNNING
 
 
-@dataclass(slots=True, kw_only=True)
-class Call:
+class Call(Struct, kw_only=True):
     """A node of the application graph."""
 
     call_id: CallId
@@ -66,8 +67,7 @@ class Call:
         return self.state in _ENDED
 
 
-@dataclass(slots=True, kw_only=True)
-class NewCall:
+class NewCall(Struct, kw_only=True):
     """A call to be added."""
 
     call_id: CallId

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+import msgspec
+
 from parrot.core.analysis.application import ApplicationAnalysis
 from parrot.core.estimates import CallShape, FunctionKey, OutputLengths, OutputShape, shape_of, text_tokens
 from parrot.core.graph import ApplicationGraph
@@ -19,8 +21,7 @@ from parrot.types.sampling import Sampling
 from parrot.wire.requests import CallSpec, OutputParameter
 
 
-@dataclass(slots=True, kw_only=True)
-class FilledAhead:
+class FilledAhead(msgspec.Struct, kw_only=True):
     """What of one context was filled before somebody asked for it. Times are seconds of the wall clock."""
 
     first: int
@@ -29,14 +30,13 @@ class FilledAhead:
     ended_at: float | None = None
 
 
-@dataclass(slots=True, kw_only=True)
-class OutputRecord:
+class OutputRecord(msgspec.Struct, kw_only=True):
     """How one output came to be, in the last attempt at it."""
 
     num_tokens: int = 0
     finish_reason: FinishReason | None = None
     """None while it is being generated."""
-    logprobs: list[TokenLogprob] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = msgspec.field(default_factory=list)
     """Of the tokens so far, when they were asked for."""
 
 
@@ -53,8 +53,7 @@ LOWERED = CallSpec(template="")
 """Stands for what a client sent once that is lowered, which takes more room than all else of a call."""
 
 
-@dataclass(slots=True, kw_only=True)
-class CallRecord:
+class CallRecord(msgspec.Struct, kw_only=True):
     """One call's history. Times are seconds of the wall clock."""
 
     call_id: CallId
@@ -99,7 +98,7 @@ class CallRecord:
     failure: Failure | None = None
     held: Held | None = None
     """Of a request that is a part of something, once it was answered."""
-    outputs: dict[VariableId, OutputRecord] = field(default_factory=dict)
+    outputs: dict[VariableId, OutputRecord] = msgspec.field(default_factory=dict)
     """Of what has begun to be generated."""
     stop: Callable[[str], None] | None = None
     """While an attempt is under way: end it for a reason, so that the call is tried again."""

@@ -1,7 +1,8 @@
 """Semantic variables (paper, section 4.1): named text with one producer and many consumers."""
 
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct, field
 
 from parrot.types.events import Failure
 from parrot.types.ids import CallId, VariableId
@@ -10,8 +11,7 @@ from parrot.types.objective import Objective
 VariableState = Literal["pending", "ready", "failed"]
 
 
-@dataclass(slots=True, kw_only=True)
-class Variable:
+class Variable(Struct, kw_only=True):
     """One semantic variable: `pending → ready | failed`, and what it became it stays."""
 
     variable_id: VariableId

@@ -18,9 +18,11 @@ node can be dropped and computed again (preemption by recompute).
 import heapq
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeAlias
+
+from msgspec import Struct, field
 
 from parrot.types.ids import ContextId
 
@@ -32,8 +34,7 @@ SPARE_ENTRIES = 64
 """Outdated entries of the eviction order that are kept, beside as many as there are contexts."""
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class Context:
+class Context(Struct, eq=False, kw_only=True):
     """One node. Only `ContextTree` changes it."""
 
     context_id: ContextId

@@ -11,9 +11,10 @@ import logging
 import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Literal
+
+from msgspec.structs import replace
 
 from parrot.engine.accounting import ContextTree
 from parrot.engine.batching import Batcher, Step, Work, context_gone

@@ -21,6 +21,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from msgspec import Struct
+
 from parrot.types.ids import CallId, ContextId, EngineId, RequestId
 from parrot.types.sampling import Grammar, Sampling
 
@@ -91,16 +93,14 @@ class EngineLoad:
     num_steps: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContextRef:
+class ContextRef(Struct, frozen=True, kw_only=True):
     """The first `num_tokens` tokens of a context, ancestors' tokens included."""
 
     context_id: ContextId
     num_tokens: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FillRequest:
+class FillRequest(Struct, frozen=True, kw_only=True):
     """Append `token_ids` to a context, creating it (from `parent`, or empty) when it does not exist.
 
     `parent` is heeded only when the context is created.
@@ -117,8 +117,7 @@ class FillRequest:
     attempt: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateRequest:
+class GenerateRequest(Struct, frozen=True, kw_only=True):
     """Append `token_ids` (may be empty) as a fill does, then generate one output after them, in the same
     context.
 
@@ -138,8 +137,7 @@ class GenerateRequest:
     attempt: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FillResult:
+class FillResult(Struct, frozen=True, kw_only=True):
     """A fill's end."""
 
     num_tokens: int
@@ -151,8 +149,7 @@ class FillResult:
 FinishReason = Literal["stop", "length"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateEnd:
+class GenerateEnd(Struct, frozen=True, kw_only=True):
     """How a generation ended; comes with its last chunk."""
 
     reason: FinishReason
@@ -167,8 +164,7 @@ class GenerateEnd:
     """Prompt tokens that were computed for this request."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenLogprob:
+class TokenLogprob(Struct, frozen=True, kw_only=True):
     """How likely a token was, by the model alone: before temperature, grammar and the like."""
 
     token_id: int
@@ -178,8 +174,7 @@ class TokenLogprob:
     """The likeliest tokens there and their logarithms, `Sampling.logprobs` of them, likeliest first."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateChunk:
+class GenerateChunk(Struct, frozen=True, kw_only=True):
     """Some more of an output. Texts of all chunks joined are the output; no chunk splits a character."""
 
     text: str
@@ -189,15 +184,13 @@ class GenerateChunk:
     """One for each token, when the request asked for them and the engine can tell."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evicted:
+class Evicted(Struct, frozen=True, kw_only=True):
     """Retained contexts that are gone now."""
 
     context_ids: tuple[ContextId, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadChanged:
+class LoadChanged(Struct, frozen=True, kw_only=True):
     """The engine's load, told after steps and at most a few times a second."""
 
     load: EngineLoad

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
+
 from parrot.sim.engine import MODEL
 from parrot.sim.tokens import mark
 from parrot.types.objective import Objective
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
+class Text(Struct, frozen=True, kw_only=True):
     """A piece of a prompt that is known from the start."""
 
     num_tokens: int
@@ -20,8 +21,7 @@ class Text:
     """Equal seeds, equal text."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ref:
+class Ref(Struct, frozen=True, kw_only=True):
     """The output of another call."""
 
     call: str
@@ -30,8 +30,7 @@ class Ref:
 Piece = Text | Ref
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AppCall:
+class AppCall(Struct, frozen=True, kw_only=True):
     """One call: pieces of a prompt, then one output."""
 
     name: str

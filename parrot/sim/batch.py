@@ -17,8 +17,9 @@ under way, `end` says what it did.
 import heapq
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from itertools import pairwise
+
+from msgspec import Struct, field
 
 from parrot.engine.accounting import Context, ContextTree
 from parrot.engine.batching import context_gone
@@ -29,8 +30,7 @@ from parrot.sim.decoding import Decoding, Work, by_rank, child_towards
 from parrot.types.ids import ContextId
 
 
-@dataclass(slots=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, kw_only=True):
     """What a stride did."""
 
     begun: list[Work] = field(default_factory=list)
@@ -41,8 +41,7 @@ class Outcome:
     failed: list[tuple[Work, ParrotError]] = field(default_factory=list)
 
 
-@dataclass(slots=True, kw_only=True)
-class _Stride:
+class _Stride(Struct, kw_only=True):
     num_steps: int
     """Steps that decoding requests take part in."""
     steps: DecodeSteps | None = None

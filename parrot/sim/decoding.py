@@ -7,8 +7,9 @@ blocks that it will take by then are set aside.
 """
 
 import heapq
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from parrot.engine.accounting import Context, ContextTree
 from parrot.ports.engine import FillRequest, GenerateRequest
@@ -18,8 +19,7 @@ from parrot.sim.lazy_blocks import LazyBlocks
 Stage = Literal["lined", "parked", "queued", "prefilling", "decoding", "ended"]
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class Work:
+class Work(Struct, eq=False, kw_only=True):
     """One request on its way through the batch."""
 
     request: FillRequest | GenerateRequest

@@ -1,7 +1,8 @@
 """What a user waits for: given at `get` or for a session, or deduced from the graph (paper, section 5.2)."""
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 Objective = Literal["latency", "throughput"]
 """`latency`: someone waits for this value. `throughput`: only the whole work's completion matters."""
@@ -9,8 +10,7 @@ Objective = Literal["latency", "throughput"]
 OBJECTIVES: tuple[Objective, ...] = ("latency", "throughput")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallObjective:
+class CallObjective(Struct, frozen=True, kw_only=True):
     """The objective that a call runs under, and why."""
 
     objective: Objective

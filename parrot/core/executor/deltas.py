@@ -2,13 +2,12 @@
 committed.
 """
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from parrot.types.ids import VariableId
 
 
-@dataclass(slots=True, kw_only=True)
-class LiveText:
+class LiveText(Struct, kw_only=True):
     """What the current attempt has generated so far of one output."""
 
     attempt: int

@@ -10,7 +10,8 @@ Sessions live in memory only and are silent: nobody but the program learns what 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from parrot.core.executor.dispatcher import Dispatcher
 from parrot.core.executor.keeper import Keeper
@@ -38,29 +39,25 @@ from parrot.types.sampling import Sampling
 _NOTHING: Mapping[str, str] = {}
 
 
-@dataclass(slots=True)
-class Constant:
+class Constant(Struct):
     """Text of the semantic function itself."""
 
     text: str
 
 
-@dataclass(slots=True)
-class Given:
+class Given(Struct):
     """An input whose value is known."""
 
     value: str
 
 
-@dataclass(slots=True)
-class Named:
+class Named(Struct):
     """An input by the name of its variable, which a call may still have to produce."""
 
     variable: str
 
 
-@dataclass(slots=True)
-class Generated:
+class Generated(Struct):
     """An output, and the name of the variable that it becomes."""
 
     variable: str
@@ -70,8 +67,7 @@ class Generated:
 PromptPiece = Constant | Given | Named | Generated
 
 
-@dataclass(slots=True)
-class DirectCall:
+class DirectCall(Struct):
     """One call, whose prompt begins with something that is not generated."""
 
     name: str

@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parrot.core.executor.fleet import Member
 from parrot.core.executor.runtime import Runtime
@@ -26,8 +28,7 @@ NUL_STANDS_AS = "\ufffd"
 hold it."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Generated:
+class Generated(Struct, kw_only=True):
     """One output as it came out of an engine."""
 
     text: str
@@ -35,8 +36,7 @@ class Generated:
     end: GenerateEnd
 
 
-@dataclass(slots=True, kw_only=True)
-class Resolved:
+class Resolved(Struct, kw_only=True):
     """An output's value, ready to be handed on."""
 
     variable_id: VariableId

@@ -2,7 +2,9 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parrot.core.admission import Admission, Occupancy
 from parrot.core.estimates import Work
@@ -21,8 +23,7 @@ MAX_SHARES = 4096
 _LATENCY = CallObjective(objective="latency")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
+class Ready(Struct, frozen=True, kw_only=True):
     """A call that could run, as it is driven and as the scheduler sees it."""
 
     session: Session

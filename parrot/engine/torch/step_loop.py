@@ -7,9 +7,10 @@ requests together. Torch lets go of the interpreter while it computes, so the ev
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
+from msgspec.structs import replace
 
 from parrot.engine.torch.batcher import Batcher, Chunk, Request, Step
 from parrot.engine.torch.grammar import OutputBound
