@@ -137,7 +137,7 @@ def simulate(config: SimulationConfig, jobs: Iterable[Job], *, observe: Observer
 def _patient_collector() -> Iterator[None]:
     """Look for cyclic garbage seldom: there is little, and looking takes a quarter of the time."""
     before = gc.get_threshold()
-    gc.set_threshold(100_000, 20, 20)
+    gc.set_threshold(500_000, 20, 20)
     try:
         yield
     finally:
