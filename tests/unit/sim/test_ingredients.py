@@ -46,6 +46,14 @@ def test_long_manuals_are_read_while_the_role_before_still_writes() -> None:
     assert not_ahead > 1.1 * ahead
 
 
+def test_inputs_that_end_together_do_not_make_their_reader_wait_for_a_fill_of_each() -> None:
+    ahead, not_ahead = (
+        mean_jct_s(run("questions", count=20, rate=0.4, without=without))
+        for without in ((), ("prefill-ahead",))
+    )
+    assert ahead < 1.01 * not_ahead
+
+
 def test_what_is_stages_away_takes_no_memory_from_what_is_next() -> None:
     ahead, not_ahead = (
         mean_jct_s(run("roles", count=12, rate=0.8, without=without)) for without in ((), ("prefill-ahead",))
