@@ -86,6 +86,15 @@ def test_the_longest_held_prefix_is_found_on_each_engine() -> None:
     assert index.engines_with(long) == {BETA}
 
 
+def test_a_prefix_counts_as_held_beyond_a_length_from_that_length_on() -> None:
+    index = PrefixIndex()
+    keys = [PrefixKey(bytes([number])) for number in range(4)]
+    lengths = [10, 20, 20, 30]
+    index.note(EngineId("a"), keys[2], ContextId(1), 20)
+    beyond = [num for num in (0, 10, 19, 20, 21, 30, 31) if index.is_held_beyond(keys, lengths, num)]
+    assert beyond == [0, 10, 19, 20]
+
+
 def test_dropping_a_context_leaves_other_holders() -> None:
     index = PrefixIndex()
     key = text_key(root(), "a")
