@@ -104,6 +104,8 @@ class Limits:
     queue_timeout_s: float = 1800.0
     """A call that waits for an engine for longer fails with `deadline`. Whole graphs are submitted at once,
     so that waiting is no fault in itself; where requests come one by one, minutes are enough."""
+    execution_timeout_s: float = 600.0
+    """A call that an engine has had for longer, in its present attempt, fails with `deadline`."""
     first_token_timeout_s: float = 300.0
     """An attempt that has no token after this is stopped, and the call is tried again."""
     next_token_timeout_s: float = 120.0

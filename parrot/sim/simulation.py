@@ -33,6 +33,7 @@ LIMITS = Limits(
     session_idle_ttl_s=_NEVER_S,
     session_ttl_s=_NEVER_S,
     call_timeout_s=1e7,
+    execution_timeout_s=1e7,
     max_wait_s=_NEVER_S,
     max_pending_calls=1_000_000,
 )

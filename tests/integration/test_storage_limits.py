@@ -124,6 +124,18 @@ async def test_a_call_that_waits_for_an_engine_for_too_long_fails() -> None:
     assert "waited" in last.error.message
 
 
+async def test_a_call_that_an_engine_has_for_too_long_fails_and_leaves_it_to_others() -> None:
+    engine = ScriptedConfig(decode_step_s=0.05, tokens_per_step=1, max_batch=1)
+    async with running_service(engine, limits=Limits(execution_timeout_s=0.5)) as service:
+        sid = await open_session(service)
+        await submit(service, sid, call("Say {{out}}", "long", max_tokens=2000))
+        long = await get(service, sid, "long")
+        await until(lambda: service.counters()["calls_running"] == 0)
+    assert long.error is not None
+    assert long.error.code == "deadline"
+    assert "an engine had the call" in long.error.message
+
+
 @pytest.mark.parametrize(
     ("after_tokens", "limits"),
     [
@@ -150,5 +162,5 @@ async def test_the_limits_are_told_by_name() -> None:
     async with running_service(ScriptedConfig()) as service:
         told = service.limits_view()
     assert told["min_free_disk_bytes"] == 512 << 20
-    assert {"max_stored_bytes", "max_kv_share", "queue_timeout_s"} <= told.keys()
+    assert {"max_stored_bytes", "max_kv_share", "queue_timeout_s", "execution_timeout_s"} <= told.keys()
     assert {"first_token_timeout_s", "next_token_timeout_s"} <= told.keys()

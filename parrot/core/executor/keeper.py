@@ -292,15 +292,17 @@ class Keeper:
 
     def _time_out_calls(self, now: float) -> None:
         limits = self._runtime.limits
-        whole_s, queue_s = limits.call_timeout_s, limits.queue_timeout_s
+        whole_s, queue_s, run_s = limits.call_timeout_s, limits.queue_timeout_s, limits.execution_timeout_s
         for session, record in list(self._dispatcher.active.values()):
             if record.ready_at is None:
                 continue
-            since_s = now - record.ready_at
+            since_s, state = now - record.ready_at, session.graph.calls[record.call_id].state
             if since_s > whole_s:
                 message = f"the call did not end within {whole_s:g} s"
-            elif since_s > queue_s and session.graph.calls[record.call_id].state == "ready":
+            elif since_s > queue_s and state == "ready":
                 message = f"the call waited for an engine for more than {queue_s:g} s"
+            elif state == "running" and record.placed_at is not None and now - record.placed_at > run_s:
+                message = f"an engine had the call for more than {run_s:g} s"
             else:
                 continue
             self._dispatcher.fail(session, [record.call_id], Failure(code="deadline", message=message))
