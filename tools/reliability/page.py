@@ -9,8 +9,12 @@ LABELS = {
     "attempts_of_a_call_mean": "number of a call's last attempt, mean (each restart skips one)",
     "attempts_of_a_call_max": "number of a call's last attempt, at most",
     "auc_of_anothers_session": "another's session known from nobody's by time (AUC; 0.5: not)",
+    "auc_of_anothers_session_low": "the same, low end of the 95 % interval",
+    "auc_of_anothers_session_high": "the same, high end of the 95 % interval",
     "p_of_anothers_session": "the same, p-value of the Kolmogorov-Smirnov test",
     "auc_of_anothers_prompt": "another's prompt known from a new one by time (AUC; 0.5: not)",
+    "auc_of_anothers_prompt_low": "the same, low end of the 95 % interval",
+    "auc_of_anothers_prompt_high": "the same, high end of the 95 % interval",
     "p_of_anothers_prompt": "the same, p-value of the Kolmogorov-Smirnov test",
     "auc_of_ones_own_prompt": "one's own prompt known from a new one by time (AUC; 1: always)",
 }

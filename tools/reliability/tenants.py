@@ -228,6 +228,7 @@ async def timing(directory: Path, *, num_pairs: int, seed: int = 21) -> Finding:
         ids = await _ask_for_ids(owner, stranger, num_pairs, chance)
         prompts = await _send_prompts(owner, stranger, num_pairs, chance)
     own = _auc(prompts.owner_again_s, prompts.owner_new_s)
+    looked_for = ((ids.foreign_s, ids.unknown_s), (prompts.foreign_s, prompts.unknown_s))
     return Finding(
         scenario="One tenant looks for another's things by the time that answers take",
         promise="P7, P8",
@@ -238,6 +239,11 @@ async def timing(directory: Path, *, num_pairs: int, seed: int = 21) -> Finding:
         zeros=(
             Zero(what="answers that differ in bytes or headers", count=ids.num_different, of=num_pairs),
             Zero(what="prompt tokens found that another sent", count=prompts.num_found, of=prompts.num_sent),
+            Zero(
+                what="kinds of questions whose times tell (0.5 is outside the 99 % interval of the AUC)",
+                count=sum(_tells(*times) for times in looked_for),
+                of=len(looked_for),
+            ),
         ),
         floors=(
             Floor(
@@ -247,9 +253,9 @@ async def timing(directory: Path, *, num_pairs: int, seed: int = 21) -> Finding:
             ),
         ),
         figures={
-            "auc_of_anothers_session": round(_auc(ids.foreign_s, ids.unknown_s), 3),
+            **_told_apart("anothers_session", ids.foreign_s, ids.unknown_s),
             "p_of_anothers_session": round(_ks_p(ids.foreign_s, ids.unknown_s), 3),
-            "auc_of_anothers_prompt": round(_auc(prompts.foreign_s, prompts.unknown_s), 3),
+            **_told_apart("anothers_prompt", prompts.foreign_s, prompts.unknown_s),
             "p_of_anothers_prompt": round(_ks_p(prompts.foreign_s, prompts.unknown_s), 3),
             "auc_of_ones_own_prompt": round(own, 3),
         },
@@ -355,6 +361,31 @@ def _auc(shorter: Sequence[float], longer: Sequence[float]) -> float:
         return math.nan
     below = sum((a < b) + 0.5 * (a == b) for a in shorter for b in longer)
     return below / (len(shorter) * len(longer))
+
+
+def _interval(auc: float, num_shorter: int, num_longer: int, deviations: float) -> tuple[float, float]:
+    """An AUC less and more so many standard errors, these by Hanley and McNeil."""
+    pair, mirrored = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    spread = auc * (1 - auc) + (num_shorter - 1) * (pair - auc**2) + (num_longer - 1) * (mirrored - auc**2)
+    half = deviations * math.sqrt(max(0.0, spread) / (num_shorter * num_longer))
+    return auc - half, auc + half
+
+
+def _tells(shorter: Sequence[float], longer: Sequence[float]) -> bool:
+    """Whether times of two kinds differ by more than chance: 99 of 100 runs say no when they do not."""
+    low, high = _interval(_auc(shorter, longer), len(shorter), len(longer), 2.576)
+    return not low <= 0.5 <= high
+
+
+def _told_apart(what: str, shorter: Sequence[float], longer: Sequence[float]) -> dict[str, float]:
+    """The AUC of two kinds of times with its interval."""
+    auc = _auc(shorter, longer)
+    low, high = _interval(auc, len(shorter), len(longer), 1.96)
+    return {
+        f"auc_of_{what}": round(auc, 3),
+        f"auc_of_{what}_low": round(low, 3),
+        f"auc_of_{what}_high": round(high, 3),
+    }
 
 
 def _ks_p(one: Sequence[float], other: Sequence[float]) -> float:
