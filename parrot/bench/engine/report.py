@@ -93,8 +93,8 @@ class SplitResult:
     attention_s: Spread
     sampling_s: Spread
     model_rest_s: Spread
-    """Norms, rotations, activations and the like, inside the model, where no kernel does them within a product or
-    within attention.
+    """Norms, rotations, activations and the like, inside the model, where no kernel does them within a
+    product or within attention.
     """
     outside_s: Spread
     """Planning, tokens to text, delivery."""

@@ -106,7 +106,8 @@ async def test_overload_is_refused_at_once_shared_fairly_and_passes(service: Ser
     assert beyond.refused[HEAVY] > beyond.asked[HEAVY] / 3
     assert sum(beyond.refused[tenant] for tenant in LIGHT) == 0, "a light tenant is below its share"
     assert beyond.most_waiting <= LIMITS.max_queued_calls + len(LIGHT) * 4
-    # On a machine with other work a turn of the loop may end others' calls; who waits for a place sees nearly all end.
+    # On a machine with other work a turn of the loop may end others' calls. Who waited for a place would see
+    # nearly all end.
     assert beyond.late_refusals < sum(beyond.refused.values()) / 2, "who is refused does not wait for others"
     assert sum(beyond.served.values()) > 0.5 * CAPACITY * 2.0
 
