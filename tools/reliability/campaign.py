@@ -86,7 +86,7 @@ def scenarios(tier: str, share: float = 1.0) -> list[Scenario]:
             fuzzing.missing(),
         ),
         Scenario("overload", lambda d: overload(d, level_s=20.0 if long else 5.0)),
-        Scenario("timing", lambda d: timing(d, num_pairs=times(100, 500))),
+        Scenario("timing", lambda d: timing(d, num_pairs=times(250, 500))),
     ]
 
 
