@@ -16,7 +16,7 @@ from parrot.core.service_config import ServiceConfig
 from parrot.errors import ConfigError, EngineError, ParrotError
 from parrot.ports.clock import Clock
 from parrot.ports.engine import Engine, EngineInfo, EngineLoad, Evicted, LoadChanged, Lost, StartEngine
-from parrot.types.ids import ContextId, EngineId
+from parrot.types.ids import ContextId, EngineId, PrefixKey
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,11 @@ OnProgress = Callable[[EngineId, str, float | None], None]
 class Share:
     """What one call takes of an engine while it runs there."""
 
-    num_tokens: int
+    num_own_tokens: int
+    """What it holds behind the prefixes, half of its output, for that grows."""
+    keys: tuple[PrefixKey, ...]
+    """Of the prefixes that it holds, alone or with others."""
+    lengths: tuple[int, ...]
     num_unfilled_tokens: int
     latency: bool
     given_back: bool = False
@@ -36,10 +40,12 @@ class Share:
     @classmethod
     def of(cls, call: ReadyCall, num_shared_tokens: int) -> "Share":
         """The share of a call of whose prompt so much is there already."""
-        unfilled = max(0, call.num_prompt_tokens - num_shared_tokens)
+        num_in_prefixes = call.lengths[-1] if call.lengths else 0
         return cls(
-            num_tokens=unfilled + int(0.5 * call.num_output_tokens),
-            num_unfilled_tokens=unfilled,
+            num_own_tokens=call.num_prompt_tokens - num_in_prefixes + int(0.5 * call.num_output_tokens),
+            keys=call.keys,
+            lengths=call.lengths,
+            num_unfilled_tokens=max(0, call.num_prompt_tokens - num_shared_tokens),
             latency=call.wants_small_batches,
         )
 
@@ -68,6 +74,9 @@ class Member:
     told_at_s: float = 0.0
     """Service clock: when it last told its load."""
     next_context: int = 0
+    in_use: dict[PrefixKey, list[int]] = field(default_factory=dict)
+    """Prefixes that its calls hold: how many calls, and how many tokens each adds to shorter ones. One in the
+    cache can be evicted until a call is placed behind it."""
     has_suspect: bool = False
     """A call under suspicion is on it; the next may come when that one is cleared."""
     touched: dict[EngineId, "Member"] = field(default_factory=dict)
@@ -81,7 +90,7 @@ class Member:
         """A call is placed on it."""
         self.num_calls += 1
         self.num_latency_calls += share.latency
-        self.num_tokens += share.num_tokens
+        self.num_tokens += share.num_own_tokens + self._hold(share)
         self.num_unfilled_tokens += share.num_unfilled_tokens
         self.touch()
 
@@ -100,8 +109,32 @@ class Member:
         self.filled(share)
         self.num_calls -= 1
         self.num_latency_calls -= share.latency
-        self.num_tokens -= share.num_tokens
+        self.num_tokens -= share.num_own_tokens + self._let_go(share)
         self.touch()
+
+    def _hold(self, share: Share) -> int:
+        """A call holds its prefixes; gives the tokens of those that no other did."""
+        in_use, num_new, before = self.in_use, 0, 0
+        for key, length in zip(share.keys, share.lengths, strict=True):
+            held = in_use.get(key)
+            if held is None:
+                in_use[key] = [1, length - before]
+                num_new += length - before
+            else:
+                held[0] += 1
+            before = length
+        return num_new
+
+    def _let_go(self, share: Share) -> int:
+        """The other way round."""
+        in_use, num_old = self.in_use, 0
+        for key in share.keys:
+            held = in_use[key]
+            held[0] -= 1
+            if not held[0]:
+                num_old += held[1]
+                del in_use[key]
+        return num_old
 
     def tell(self, load: EngineLoad, now_s: float) -> bool:
         """It told its load; from two in a row between which it worked all the time, its pace is learnt.
