@@ -182,26 +182,35 @@ class CrashingApp:
         return ""
 
 
+class NotingRows:
+    """The rows of a transaction; its connection is told of what kinds the events are that are put there."""
+
+    def __init__(self, rows: Any, connection: Any) -> None:
+        self._rows = rows
+        self._kinds: list[str] = connection.info.setdefault("kinds", [])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rows, name)
+
+    def add(self, table: Any, rows: Sequence[tuple[object, ...]]) -> None:
+        """See `Rows.add`."""
+        if table.name == "events":
+            self._kinds.extend(value for row in rows for value in row if value in KINDS)
+        self._rows.add(table, rows)
+
+
 def strike_in_transactions(trigger: Trigger) -> None:
     """Put instants between the last statement of a transaction and its COMMIT."""
     from sqlalchemy import Connection, Engine, event
 
-    @event.listens_for(Engine, "before_cursor_execute")
-    def note(connection: Connection, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        if statement.startswith("INSERT INTO events"):
-            rows = parameters if isinstance(parameters, list) else [parameters]
-            kinds = connection.info.setdefault("kinds", [])
-            kinds.extend(name for row in rows for name in _texts(row) if name in KINDS)
+    transaction: Any = importlib.import_module("parrot.store.transaction")
+    rows_of = transaction.rows_of
+    transaction.rows_of = lambda connection: NotingRows(rows_of(connection), connection)
 
     @event.listens_for(Engine, "commit")
     def strike(connection: Connection) -> None:
         for kind in connection.info.pop("kinds", []):
             trigger.pass_by(f"in_transaction:{kind}")
-
-
-def _texts(row: Any) -> list[str]:
-    values = row.values() if isinstance(row, dict) else row
-    return [value for value in values if isinstance(value, str)]
 
 
 def crashing_engines(start: Callable[..., StartEngine], trigger: Trigger) -> Callable[..., StartEngine]:
