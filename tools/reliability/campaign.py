@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from parrot.bench.origin import commit, machine, versions
-from reliability import fuzzing, postgres_server, shim
+from reliability import bad_input, fuzzing, postgres_server, shim
 from reliability.clients import cut_streams, rolling_restarts
 from reliability.crash_points import CRASH_POINTS
 from reliability.faults import (
@@ -85,6 +85,7 @@ def scenarios(tier: str, share: float = 1.0) -> list[Scenario]:
             lambda d: fuzzing.made_up_requests(d, duration_s=times(40, 600)),
             fuzzing.missing(),
         ),
+        Scenario("bad input", lambda d: bad_input.catalogue(d, rounds=times(2, 20)), bad_input.missing()),
         Scenario("overload", lambda d: overload(d, level_s=20.0 if long else 5.0)),
         Scenario("timing", lambda d: timing(d, num_pairs=times(250, 500))),
     ]

@@ -16,6 +16,10 @@ LABELS = {
     "auc_of_anothers_prompt_low": "the same, low end of the 95 % interval",
     "auc_of_anothers_prompt_high": "the same, high end of the 95 % interval",
     "p_of_anothers_prompt": "the same, p-value of the Kolmogorov-Smirnov test",
+    "event_loop_late_ms_max": "how late the service's event loop was, ms, at most",
+    "memory_growth_mib_max": "memory of the service above what it had before, MiB, at most",
+    "other_tenants_ms_p99_before": "two calls of a well-behaved tenant before, ms, 99 of 100 within",
+    "other_tenants_ms_p99_beside": "the same beside the bad input (all clients run in one process)",
     "auc_of_ones_own_prompt": "one's own prompt known from a new one by time (AUC; 1: always)",
 }
 """What figures are called whose name says too little."""

@@ -16,7 +16,9 @@ TOOLS = Path(__file__).resolve().parent.parent
 
 
 class Served:
-    """A `parrot serve` process and what it said. With `crash_at` it kills itself there."""
+    """A `parrot serve` process and what it said. With `crash_at` it kills itself there; with `watched` it
+    writes what `reliability.watch` saw into that file.
+    """
 
     def __init__(
         self,
@@ -25,10 +27,15 @@ class Served:
         environment: Mapping[str, str],
         *,
         crash_at: str | None = None,
+        watched: Path | None = None,
         prefix: Sequence[str] = (),
     ) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PARROT_")}
-        program = ["-m", "parrot.cli"] if crash_at is None else [str(TOOLS / "crash_at.py"), crash_at]
+        program = ["-m", "parrot.cli"]
+        if crash_at is not None:
+            program = [str(TOOLS / "crash_at.py"), crash_at]
+        elif watched is not None:
+            program = [str(TOOLS / "watched.py"), str(watched)]
         self.process = subprocess.Popen(
             [*prefix, sys.executable, *program, "serve", "--json", *arguments],
             cwd=directory,
