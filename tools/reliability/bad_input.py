@@ -35,6 +35,7 @@ PAUSE_S = 0.05
 LONGEST_S = 60.0
 AT_ONCE = 4
 REFUSED_WITHIN_S = 1.0
+LATE = "refusals that took more than a second"
 
 
 def missing() -> str | None:
@@ -62,13 +63,13 @@ class _Answers:
     """Answers that are the service's own failure, and inputs that got none."""
 
 
-async def catalogue(directory: Path, *, rounds: int) -> Finding:
+async def catalogue(directory: Path, *, rounds: int, alone_s: float = ALONE_S) -> Finding:
     """Every input of the catalogue, some at once, so many times over."""
     seen = directory / "seen.json"
     corpus = _corpus()
     async with _service(directory, seen, key=corpus.KEY_A) as (served, of):
         alone, beside, answers = _Canaries(), _Canaries(), _Answers()
-        await _with_canaries(of, alone, lambda: asyncio.sleep(ALONE_S))
+        await _with_canaries(of, alone, lambda: asyncio.sleep(alone_s))
         served.process.send_signal(signal.SIGUSR1)
         await _with_canaries(of, beside, lambda: _give(of["bad"], corpus, rounds, answers))
         served.process.send_signal(signal.SIGUSR2)
@@ -94,7 +95,7 @@ def _finding(
                 count=len(answers.faults),
                 of=answers.num_inputs,
             ),
-            Zero(what="refusals that took more than a second", count=late, of=len(answers.seconds)),
+            Zero(what=LATE, count=late, of=len(answers.seconds)),
             Zero(
                 what="programs of other tenants that failed, or gave another text",
                 count=len(beside.problems) + max(0, len(texts) - 1),
