@@ -30,6 +30,7 @@ from parrot.bench.engine.split import split_decode, split_prefill
 from parrot.bench.origin import commit, machine, peak_rss_bytes, versions
 from parrot.bench.spread import spread
 from parrot.engine.torch.config import AttentionKind
+from parrot.engine.torch.paths import DEFAULT_THREADS
 from parrot.engine.torch.timing import StepTimes
 from parrot.ports.clock import Clock
 from parrot.ports.engine import ContextRef
@@ -116,7 +117,7 @@ class _Suite:
             load_average=load_average,
             versions=versions(PACKAGES),
             source=commit(),
-            settings=_told(config) | {"torch_threads": torch.get_num_threads()},
+            settings=_told(config) | {"torch_threads": DEFAULT_THREADS},
             engines=found.engines,
             floors=floors,
             prefill=self._prefill_results(floors),

@@ -15,6 +15,11 @@ from parrot.engine.torch.native_cache import NativeKvCache
 from parrot.engine.torch.tree_attention import TreeAttention
 from parrot.errors import ConfigError
 
+DEFAULT_THREADS = torch.get_num_threads()
+"""Threads that torch takes where nobody has told it. Asked once: what a thread tells torch for itself, torch
+takes for all that come later, so a second engine in the process would learn what the first chose.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionPath:
@@ -36,7 +41,7 @@ def choose_kernels(
     """
     if config.kernels == "torch" or (config.kernels == "auto" and device.type != "cpu"):
         return None, "torch kernels"
-    kernels = load_native(num_threads=config.num_threads)
+    kernels = load_native(num_threads=config.num_threads or DEFAULT_THREADS)
     reason = None
     if device.type != "cpu":
         reason = f"there are none for {device.type}"

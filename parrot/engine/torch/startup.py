@@ -23,7 +23,7 @@ from parrot.engine.torch.models.placement import Placement
 from parrot.engine.torch.models.registry import ModelSource, choose_model
 from parrot.engine.torch.models.shape import ModelShape
 from parrot.engine.torch.native_attention import NativeAttention
-from parrot.engine.torch.paths import AttentionPath, choose_attention, choose_kernels
+from parrot.engine.torch.paths import DEFAULT_THREADS, AttentionPath, choose_attention, choose_kernels
 from parrot.engine.torch.runner import Runner
 from parrot.engine.torch.sampler import Sampler
 from parrot.engine.torch.step_loop import Report, StepLoop
@@ -62,8 +62,8 @@ class Parts:
     device: torch.device
     context_tokens: int
     model_hash: str
-    torch_threads: int | None
-    """Threads for what torch computes of a step; None: torch decides."""
+    torch_threads: int
+    """Threads for what torch computes of a step."""
     times: StepTimes | None = None
     """Where steps note their times, when they are measured."""
 
@@ -87,7 +87,7 @@ class Parts:
             capabilities=Capabilities(structured_output=True),
             description=(
                 f"{self.shape.family} on torch {torch.__version__}, {self.path_words}, "
-                f"{config.num_threads or torch.get_num_threads()} threads"
+                f"{config.num_threads or DEFAULT_THREADS} threads"
             ),
         )
 
@@ -227,7 +227,7 @@ def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> 
         context_tokens=context_tokens,
         model_hash=hash_model(model_dir, str(dtype)),
         # A team of threads that torch keeps would wait at hand on the processors that the kernels compute on.
-        torch_threads=1 if is_fused else config.num_threads,
+        torch_threads=1 if is_fused else config.num_threads or DEFAULT_THREADS,
         times=times,
     )
 

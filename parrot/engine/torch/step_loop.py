@@ -84,7 +84,7 @@ class StepLoop:
         vocab_size: int,
         context_tokens: int,
         seed: int,
-        torch_threads: int | None,
+        torch_threads: int,
         report: Callable[[Report], None],
         clock: Clock,
         times: StepTimes | None = None,
@@ -159,8 +159,7 @@ class StepLoop:
             self._wake.notify()
 
     def _run(self) -> None:
-        if self._torch_threads is not None:
-            torch.set_num_threads(self._torch_threads)
+        torch.set_num_threads(self._torch_threads)
         reason = "the engine's step loop failed; the log has the cause"
         idle = True
         try:

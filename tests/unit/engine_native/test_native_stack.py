@@ -16,6 +16,7 @@ from parrot.engine.torch.models.placement import Placement
 from parrot.engine.torch.models.registry import choose_model
 from parrot.engine.torch.native_attention import NativeAttention
 from parrot.engine.torch.native_cache import NativeKvCache
+from parrot.engine.torch.paths import DEFAULT_THREADS
 from parrot.engine.torch.runner import Runner
 from parrot.engine.torch.step_input import QueryRows, StepInput
 from parrot.engine.torch.timing import StepTimes
@@ -108,3 +109,15 @@ async def test_torch_keeps_no_threads_beside_the_fused_layers(
     async with started(config, clock=SystemClock(), seed=0) as driver:
         await driver.fill(40)
     assert seen == [1]
+
+
+async def test_a_second_engine_in_the_process_has_as_many_threads_as_the_first(small_dir: Path) -> None:
+    config = TorchConfig(model_dir=str(small_dir), kv_bytes=1 << 24)
+    found = []
+    for _ in range(2):
+        async with started(config, clock=SystemClock(), seed=0) as driver:
+            await driver.fill(40)
+            assert driver.parts.kernels is not None
+            found.append((driver.parts.kernels.num_threads, driver.engine.info.description))
+    assert found[0] == found[1]
+    assert found[0][0] == DEFAULT_THREADS
