@@ -8,7 +8,7 @@ import signal
 import socket
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import httpx2
 
 from reliability import shim
 from reliability.findings import Finding, Floor, Zero
+from reliability.history import Verdict
 from reliability.lives import Lives, wait_gone
 from reliability.served_process import Served
 from reliability.workload import call, output
@@ -215,21 +216,21 @@ async def stopped_and_continued(directory: Path) -> Finding:
 async def engine_signals(directory: Path, number: signal.Signals, *, rounds: int) -> Finding:
     """Engines are killed, or stopped until they count as dead, under load."""
     lives = Lives(directory, 16, environment={**TWO_ENGINES, **QUICK_LIVENESS})
-    chance, num_struck = random.Random(16), 0
+    chance, struck_wall_s = random.Random(16), list[float]()
     served = lives.serve()
 
     async def go(client: httpx2.AsyncClient) -> None:
-        nonlocal num_struck
         for _ in range(rounds):
             await asyncio.sleep(chance.uniform(0.3, 0.8))
             before = await _num_restarts(client)
             victims = served.engine_pids()
             if victims:
                 _signal(chance.choice(victims), number)
-                num_struck += 1
+                struck_wall_s.append(time.time())
             async with asyncio.timeout(30):
                 while await _num_restarts(client) == before:  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
+        struck_wall_s.append(time.time())
         served.process.kill()
 
     try:
@@ -238,9 +239,30 @@ async def engine_signals(directory: Path, number: signal.Signals, *, rounds: int
         served.close()
     verdict = await lives.judge()
     what = {signal.SIGKILL: "are killed", signal.SIGSTOP: "are stopped until they count as dead"}[number]
-    return lives.finding(
-        f"Engines {what}", "P5", verdict, faults={f"{number.name} of an engine": num_struck}, at_least=20
+    *strikes, _ = struck_wall_s
+    finding = lives.finding(
+        f"Engines {what}", "P5", verdict, faults={f"{number.name} of an engine": len(strikes)}, at_least=20
     )
+    again_s = sorted(_placed_again_s(verdict, struck_wall_s))
+    if not again_s:
+        return finding
+    found = {
+        "calls_placed_again": len(again_s),
+        "seconds_until_placed_again_p50": round(again_s[len(again_s) // 2], 2),
+        "seconds_until_placed_again_max": round(again_s[-1], 2),
+    }
+    return replace(finding, figures={**finding.figures, **found})
+
+
+def _placed_again_s(verdict: Verdict, struck_wall_s: Sequence[float]) -> Iterator[float]:
+    """Of each further placement of a call, the seconds since an engine was struck last. The last time of all
+    is when the service was ended; what is placed later is not for an engine's sake.
+    """
+    for placed in verdict.placed_wall_s.values():
+        for wall_s in placed[1:]:
+            before = [struck for struck in struck_wall_s if struck <= wall_s]
+            if before and len(before) < len(struck_wall_s):
+                yield wall_s - before[-1]
 
 
 async def bad_call(directory: Path, kind: str) -> Finding:

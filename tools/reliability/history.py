@@ -94,6 +94,7 @@ class History:
             num_replays=self.counts["replays"],
             max_attempt=max(attempts, default=0),
             mean_attempt=sum(attempts) / max(1, len(attempts)),
+            placed_wall_s=_placed(log),
         )
 
     def _wrong(self) -> list[str]:
@@ -132,6 +133,18 @@ class Verdict:
     """Submissions that were sent again after they had been acknowledged."""
     max_attempt: int
     mean_attempt: float
+    placed_wall_s: Mapping[str, Sequence[float]]
+    """When each call was given to an engine, each time that it was."""
+
+    @property
+    def mean_executions(self) -> float:
+        """How often a call was given to an engine."""
+        return sum(map(len, self.placed_wall_s.values())) / max(1, len(self.placed_wall_s))
+
+    @property
+    def max_executions(self) -> int:
+        """The same of the call for which it was most."""
+        return max(map(len, self.placed_wall_s.values()), default=0)
 
     def faults(self) -> tuple[str, ...]:
         """Everything that is wrong, in words; empty when nothing is."""
@@ -144,6 +157,14 @@ class Verdict:
             *(f"{key} was never acknowledged" for key in self.missing_applications),
             *((f"{self.duplicate_calls} calls too many",) if self.duplicate_calls else ()),
         )
+
+
+def _placed(log: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, list[float]]:
+    placed: dict[str, list[float]] = {}
+    for name, data in log:
+        if name == "call_placed":
+            placed.setdefault(data["call_id"], []).append(float(data["wall_s"]))
+    return placed
 
 
 def _placed_after_end(log: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:

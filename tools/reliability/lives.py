@@ -107,6 +107,8 @@ class Lives:
             floors=(Floor(what="variables acknowledged", count=acknowledged, at_least=at_least),),
             figures={
                 "sessions_opened_and_deleted": verdict.num_deleted,
+                "executions_of_a_call_mean": round(verdict.mean_executions, 3),
+                "executions_of_a_call_max": verdict.max_executions,
                 "attempts_of_a_call_mean": round(verdict.mean_attempt, 3),
                 "attempts_of_a_call_max": verdict.max_attempt,
                 "seconds_to_serve_again_max": round(max(self.ready_s, default=0.0), 2),

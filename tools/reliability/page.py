@@ -6,6 +6,10 @@ from typing import Any
 
 TEMPLATE = Path(__file__).with_name("page.md")
 LABELS = {
+    "executions_of_a_call_mean": "times that a call was given to an engine, mean",
+    "executions_of_a_call_max": "the same, at most",
+    "seconds_until_placed_again_p50": "seconds from the signal until a call ran again, half of them within",
+    "seconds_until_placed_again_max": "the same, at most",
     "attempts_of_a_call_mean": "number of a call's last attempt, mean (each restart skips one)",
     "attempts_of_a_call_max": "number of a call's last attempt, at most",
     "auc_of_anothers_session": "another's session known from nobody's by time (AUC; 0.5: not)",
