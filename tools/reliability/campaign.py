@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from parrot.bench.origin import commit, machine, versions
-from reliability import bad_input, fuzzing, postgres_server, shim
+from reliability import bad_input, canaries, fuzzing, postgres_server, shim
 from reliability.clients import cut_streams, rolling_restarts
 from reliability.crash_points import CRASH_POINTS
 from reliability.faults import (
@@ -86,6 +86,7 @@ def scenarios(tier: str, share: float = 1.0) -> list[Scenario]:
             fuzzing.missing(),
         ),
         Scenario("bad input", lambda d: bad_input.catalogue(d, rounds=times(2, 20)), bad_input.missing()),
+        Scenario("secrets", canaries.secrets, canaries.missing()),
         Scenario("overload", lambda d: overload(d, level_s=20.0 if long else 5.0)),
         Scenario("timing", lambda d: timing(d, num_pairs=times(250, 500))),
     ]
