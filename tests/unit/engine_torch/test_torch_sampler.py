@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from parrot.engine.native.kernels import load_native
@@ -55,7 +55,9 @@ def exact_distribution(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor
     values, order = probabilities.sort(descending=True, stable=True)
     largest = values[0]
     values[sampling.top_k or len(values) :] = 0
-    values[(values.cumsum(0) - values >= sampling.top_p * values.sum()) & (values < largest)] = 0
+    is_beyond = values.cumsum(0) - values >= sampling.top_p * values.sum()
+    is_beyond[0] = False  # one is always kept, the first of equally likely ones
+    values[is_beyond] = 0
     values[values < sampling.min_p * largest] = 0
     return torch.zeros_like(values).scatter(0, order, values / values.sum())
 
@@ -173,6 +175,9 @@ def test_a_long_vocabulary_is_drawn_from_by_its_distribution(
 
 
 @pytest.mark.skipif(NATIVE is None, reason="no native kernels here")
+@example(  # The two likeliest tokens are equally likely, and top-p is reached by one of them.
+    num_tokens=1164, seed=1980, temperature=1.0, top_k=0, top_p=0.0625, min_p=0.0, is_bfloat16=True
+)
 @given(
     num_tokens=st.integers(1, 3000),
     seed=st.integers(0, 1 << 32),
