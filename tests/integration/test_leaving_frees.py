@@ -23,6 +23,8 @@ PATIENCE_S = 20.0
 """For everything that is only on the way to what is tested: a machine may have other work."""
 LONG = {"max_tokens": 2000, "ignore_eos": True}
 WORDS = "word " * 3000
+MORE_WORDS, OTHER_WORDS = "more " * 10_000, "other " * 10_000
+"""Take the engine longer than memory may take to be free."""
 
 STAGES: dict[str, list[dict[str, Any]]] = {
     "waits for an input": [call("{{x}} {{out}}", x={"variable": "never"}, out={"output": {"variable": "o"}})],
@@ -38,11 +40,32 @@ STAGES: dict[str, list[dict[str, Any]]] = {
         output(variable="a", sampling=LONG),
         call("{{a}} {{out}}", a={"variable": "a"}, out={"output": {"variable": "o"}}),
     ],
+    "is filled before its input is there": [
+        call(
+            "{{w}} {{x}} {{out}}",
+            w={"value": MORE_WORDS},
+            x={"variable": "never"},
+            out={"output": {"variable": "o"}},
+        )
+    ],
+    "follows what generates": [
+        output(variable="a", sampling=LONG),
+        call(
+            "{{w}} {{a}} {{out}}",
+            w={"value": OTHER_WORDS},
+            a={"variable": "a"},
+            out={"output": {"variable": "o"}},
+        ),
+    ],
 }
 DEADLINE_S = 0.5
-RUNNING = {"waits for an input": 0}
-"""How many calls must run before the stage is reached, where it is not one. How many run at once is for the
-scheduler to say, which bounds a batch by the speed that it measured.
+REACHED = {
+    "waits for an input": {"calls": 0},
+    "is filled before its input is there": {"blocks": 20},
+    "follows what generates": {"calls": 1, "blocks": 20},
+}
+"""What must stand before the stage is reached, where it is not one call that runs. How many run at once is
+for the scheduler to say, which bounds a batch by the speed that it measured.
 """
 
 
@@ -122,7 +145,7 @@ async def test_nothing_is_left_behind(stage: str, way: str, service: Harness) ->
             asyncio.ensure_future(read_stream(client, f"{path}/events")),
         ]
         if way != "deadline":
-            await until(service, readers=2, calls=RUNNING.get(stage, 1))
+            await until(service, readers=2, **REACHED.get(stage, {"calls": 1}))
         match way:
             case "cancel":
                 await client.post(f"{path}/cancel", json={})

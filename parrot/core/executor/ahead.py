@@ -8,13 +8,15 @@
 Both work on prefixes, not on calls: what is filled is put into the prefix index under its key, once for all
 calls that begin so, and becomes cache. A call that gets ready finds it there like any other prefix, and forks
 from it; so nothing depends on this having happened. Fills are of the lowest priority, and are begun on an
-engine with room only.
+engine with room only. What is filled for calls that have all been stopped is given up at once, unless others
+want the same prefix by then.
 """
 
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import itemgetter
@@ -48,28 +50,37 @@ REMEMBERED = 4096
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True, eq=False)
-class _Pipe:
-    """A context that takes an output's tokens as they are generated."""
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Filling:
+    """A prompt's beginning that is filled, from when that is decided until it is done."""
 
-    session: Session
     member: Member
+    leading: Leading
+    call_ids: set[CallId]
+    """Calls that it is filled for and that were not stopped."""
+    task: asyncio.Task[object] | None = None
+    """What waits for the engine to do it."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Pipe(_Filling):
+    """A context that takes what stands before an output, then the output's tokens as they are generated."""
+
+    variable_id: VariableId
     engine: Engine
     context_id: ContextId
-    leading: Leading
-    """What stands before the output in the prompt."""
     key: PrefixKey
     """Of the prefix that ends with the output."""
     length: int
     """Tokens that were handed to it, ancestors' included."""
-    num_followers: int = 1
-    """Calls whose prompts begin so."""
     pending: list[int] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     begun: bool = False
     """It was not too late for it."""
     asked: bool = False
     """The engine knows the context."""
+    led: bool = False
+    """What stands before the output is filled."""
     closed: bool = False
     complete: bool = False
     failed: bool = False
@@ -83,16 +94,30 @@ class _Pipe:
 class Ahead:
     """Decides what to fill ahead, and does it. `run` works until it is cancelled."""
 
-    def __init__(self, *, config: ServiceConfig, fleet: Fleet, tokens: TokenCache, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        config: ServiceConfig,
+        fleet: Fleet,
+        tokens: TokenCache,
+        clock: Clock,
+        is_awaited: Callable[[PrefixKey], bool],
+    ) -> None:
         self._config = config
+        self._is_awaited = is_awaited
+        """Whether a call that waits wants a prefix."""
         self._clock = clock
         self._fleet = fleet
         self._tokens = tokens
         self._jobs: asyncio.Queue[Coroutine[None, None, None]] = asyncio.Queue()
         self._pipes: dict[VariableId, list[_Pipe]] = {}
         self._filled: OrderedDict[tuple[EngineId, ContextId], FilledAhead] = OrderedDict()
-        self._filling: set[CallId] = set()
-        """Calls of whose prompts something is being filled."""
+        self._filling: dict[CallId, _Filling] = {}
+        """Calls of whose prompts something is being filled, one thing at a time."""
+        self._following: dict[CallId, _Pipe] = {}
+        """Calls whose prompts follow an output."""
+        self._abandoned: dict[_Filling, None] = {}
+        """What goes on only because others want it than the calls that it was begun for."""
         self._num_requests = 0
         self.num_tokens = 0
         """Prompt tokens filled ahead so far."""
@@ -123,6 +148,42 @@ class Ahead:
         while not self._jobs.empty():
             self._jobs.get_nowait().close()
 
+    # ── giving up ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def leave(self, call_id: CallId) -> None:
+        """A call is stopped: what is filled for it alone is given up, and its memory with it."""
+        filling, pipe = self._filling.get(call_id), self._following.pop(call_id, None)
+        for left in (filling, pipe):
+            if left is not None:
+                left.call_ids.discard(call_id)
+                if not left.call_ids:
+                    self._abandoned[left] = None
+        if pipe is not None and not pipe.call_ids:
+            self._close(pipe)
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Calls have ended: give up what went on for them only."""
+        if not self._abandoned:
+            return
+        for filling in [one for one in self._abandoned if not self._is_wanted(one)]:
+            del self._abandoned[filling]
+            if filling.task is not None:
+                filling.task.cancel()
+
+    def _is_wanted(self, filling: _Filling) -> bool:
+        key = filling.leading.key
+        return key in filling.member.in_use or self._is_awaited(key)
+
+    @contextmanager
+    def _can_be_given_up(self, filling: _Filling) -> Iterator[None]:
+        filling.task = asyncio.current_task()
+        try:
+            yield
+        finally:
+            filling.task = None
+            self._abandoned.pop(filling, None)
+
     # ── prefill ahead ───────────────────────────────────────────────────────────────────────────────────────
 
     def consider(self, session: Session, record: CallRecord) -> None:
@@ -141,8 +202,9 @@ class Ahead:
             return
         member, num_missing = self._where(session, leading, model)
         if member is not None and member.engine is not None and num_missing >= MIN_TOKENS:
-            self._filling.add(record.call_id)
-            self._jobs.put_nowait(self._fill(session, record, member, leading))
+            filling = _Filling(member=member, leading=leading, call_ids={record.call_id})
+            self._filling[record.call_id] = filling
+            self._jobs.put_nowait(self._fill(session, record, filling))
 
     def _missing(self, member: Member, leading: Leading) -> int:
         """Tokens of a prompt's beginning that no context of the engine holds."""
@@ -221,37 +283,44 @@ class Ahead:
 
     async def fill_now(self, member: Member, leading: Leading) -> int:
         """Fill a prompt's beginning because somebody asked for it; how many tokens were computed for it."""
-        engine = member.engine
-        if engine is None or not self._config.has("sharing") or not self._missing(member, leading):
+        if not self._config.has("sharing") or not self._missing(member, leading):
             return 0
-        return await self._fill_missing(member, engine, leading)
+        return await self._fill_missing(_Filling(member=member, leading=leading, call_ids=set()))
 
-    async def _fill(self, session: Session, record: CallRecord, member: Member, leading: Leading) -> None:
+    async def _fill(self, session: Session, record: CallRecord, filling: _Filling) -> None:
         call, num_filled = session.graph.calls[record.call_id], 0
         try:
-            is_wanted = call.state == "waiting" and self._missing(member, leading) >= MIN_TOKENS
-            if is_wanted and member.engine is not None:
-                num_filled = await self._fill_missing(member, member.engine, leading)
+            is_wanted = bool(filling.call_ids) and call.state == "waiting"
+            if is_wanted and self._missing(filling.member, filling.leading) >= MIN_TOKENS:
+                num_filled = await self._fill_missing(filling)
         finally:
-            self._filling.discard(record.call_id)
-        if num_filled and call.state == "waiting":
+            del self._filling[record.call_id]
+            self._abandoned.pop(filling, None)
+        if num_filled and filling.call_ids and call.state == "waiting":
             self.consider(session, record)
 
-    async def _fill_missing(self, member: Member, engine: Engine, leading: Leading) -> int:
-        context_id = member.new_context()
+    async def _fill_missing(self, filling: _Filling) -> int:
+        member, leading, engine = filling.member, filling.leading, filling.member.engine
+        if engine is None:
+            return 0
+        context_id, is_filled = member.new_context(), False
         match = self._note(member, context_id, leading)
         start = match.ref.num_tokens if match else 0
         request = self._request(context_id, leading.token_ids[start:], match.ref if match else None)
         try:
-            result = await engine.fill(request)
+            with self._can_be_given_up(filling):
+                result = await engine.fill(request)
+            is_filled = True
         except (EngineError, CallError, RequestError) as error:
             logger.debug("nothing was filled ahead: %s", error.message)
-            self._fleet.index.drop(member.engine_id, request.context_id)
-            await _free(engine, request.context_id, retain=False)
             return 0
+        finally:
+            if is_filled:
+                self._note_end(member, context_id)
+            else:
+                self._fleet.index.drop(member.engine_id, context_id)
+            await _free(engine, context_id, retain=is_filled)
         self.num_tokens += result.num_prefilled
-        self._note_end(member, request.context_id)
-        await _free(engine, request.context_id, retain=True)
         return result.num_prefilled
 
     # ── pipelined fill ──────────────────────────────────────────────────────────────────────────────────────
@@ -272,26 +341,37 @@ class Ahead:
             if leading is None or leading.missing != variable_id or self._is_elsewhere(member, leading):
                 continue
             key = generated_key(leading.key, variable_id)
-            if key in seen:
-                seen[key].num_followers += 1
-            else:
-                pipe = seen[key] = self._open(session, member, engine, leading, key)
-                self._pipes.setdefault(variable_id, []).append(pipe)
+            if key not in seen:
+                seen[key] = self._open(variable_id, member, engine, leading, key)
+            seen[key].call_ids.add(call.call_id)
+            self._following[call.call_id] = seen[key]
 
     def _open(
-        self, session: Session, member: Member, engine: Engine, leading: Leading, key: PrefixKey
+        self, variable_id: VariableId, member: Member, engine: Engine, leading: Leading, key: PrefixKey
     ) -> _Pipe:
         pipe = _Pipe(
-            session=session,
+            variable_id=variable_id,
             member=member,
             engine=engine,
             context_id=member.new_context(),
             leading=leading,
+            call_ids=set(),
             key=key,
             length=len(leading.token_ids),
         )
+        self._pipes.setdefault(variable_id, []).append(pipe)
         self._jobs.put_nowait(self._pump(pipe))
         return pipe
+
+    def _close(self, pipe: _Pipe) -> None:
+        """Nobody follows any more: no further token of the output is handed on."""
+        pipes = self._pipes.get(pipe.variable_id, [])
+        if pipe in pipes:
+            pipes.remove(pipe)
+            if not pipes:
+                del self._pipes[pipe.variable_id]
+            pipe.closed = True
+            pipe.wake.set()
 
     def feed(self, variable_id: VariableId, token_ids: Sequence[int]) -> None:
         """More of an output was generated."""
@@ -310,7 +390,7 @@ class Ahead:
         tokens take anyway, in place of a step more before that; unless several calls come.
         """
         for pipe in self._pipes.pop(variable_id, ()):
-            if pipe.num_followers == 1:
+            if len(pipe.call_ids) == 1:
                 pipe.length -= len(pipe.pending)
                 self.num_piped_tokens -= len(pipe.pending)
                 pipe.pending.clear()
@@ -322,8 +402,16 @@ class Ahead:
             pipe.wake.set()
 
     async def _pump(self, pipe: _Pipe) -> None:
-        if pipe.came_to_nothing or self._is_elsewhere(pipe.member, pipe.leading):
-            return
+        try:
+            if not (pipe.came_to_nothing or self._is_elsewhere(pipe.member, pipe.leading)):
+                await self._follow(pipe)
+        finally:
+            for call_id in pipe.call_ids:
+                if self._following.get(call_id) is pipe:
+                    del self._following[call_id]
+            self._abandoned.pop(pipe, None)
+
+    async def _follow(self, pipe: _Pipe) -> None:
         match = self._note(pipe.member, pipe.context_id, pipe.leading)
         parent = match.ref if match else None
         pipe.pending[:0] = pipe.leading.token_ids[parent.num_tokens if parent else 0 :]
@@ -335,19 +423,29 @@ class Ahead:
                 pipe.wake.clear()
                 if pipe.closed and not pipe.complete:
                     break
+                if not pipe.call_ids:
+                    pipe.failed = True
+                    break
                 token_ids, pipe.pending = tuple(pipe.pending), []
                 if token_ids:
                     pipe.asked = True
-                    result = await pipe.engine.fill(self._request(pipe.context_id, token_ids, parent))
+                    with self._can_be_given_up(pipe):
+                        result = await pipe.engine.fill(self._request(pipe.context_id, token_ids, parent))
                     self.num_tokens += result.num_prefilled
+                    pipe.led = True
         except (EngineError, CallError, RequestError) as error:
             logger.debug("a prompt does not follow its input any more: %s", error.message)
-            pipe.failed, pipe.complete = True, False
+            pipe.failed = True
+        except asyncio.CancelledError:
+            pipe.failed = True
+            raise
         finally:
             self._note_end(pipe.member, pipe.context_id)
-            if not pipe.complete:
+            # What stands before the output can be forked from, whatever became of the output.
+            is_kept = pipe.led and not pipe.failed
+            if not is_kept:
                 self._fleet.index.drop(pipe.member.engine_id, pipe.context_id)
-            await _free(pipe.engine, pipe.context_id, retain=pipe.complete)
+            await _free(pipe.engine, pipe.context_id, retain=is_kept)
 
     # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -184,6 +184,7 @@ class Dispatcher:
         self._preparing.remove(call_id)
         self._ready.remove(call_id)
         self._runtime.retention.unwant(call_id)
+        self._runtime.ahead.leave(call_id)
         task = self._running.get(call_id)
         if task is not None and task is not asyncio.current_task():
             task.cancel()
@@ -280,6 +281,7 @@ class Dispatcher:
     def _ended(self, entry: Ready, member: Member, share: Share, task: asyncio.Task[None]) -> None:
         call_id, record = entry.record.call_id, entry.record
         member.give_back(share)
+        self._runtime.ahead.look_again()
         self._ready.finish(
             call_id,
             entry.session.tenant_id,

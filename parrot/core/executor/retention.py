@@ -71,6 +71,10 @@ class Retention:
                 best = max(best, num_tokens // (1 + min(near)))
         return best
 
+    def is_wanted(self, key: PrefixKey) -> bool:
+        """Whether a call that waits wants a prefix."""
+        return key in self._near
+
     @property
     def num_wanted(self) -> int:
         """Prefixes that somebody wants."""

@@ -43,6 +43,13 @@ class Runtime:
     counters: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        ahead = Ahead(config=self.config, fleet=self.fleet, tokens=self.tokens, clock=self.clock)
+        retention = Retention(self.fleet)
+        ahead = Ahead(
+            config=self.config,
+            fleet=self.fleet,
+            tokens=self.tokens,
+            clock=self.clock,
+            is_awaited=retention.is_wanted,
+        )
         object.__setattr__(self, "ahead", ahead)
-        object.__setattr__(self, "retention", Retention(self.fleet))
+        object.__setattr__(self, "retention", retention)
