@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from parrot.bench.origin import commit, machine, versions
-from reliability import bad_input, canaries, fuzzing, postgres_server, shim
+from reliability import bad_input, canaries, fuzzing, leaving, postgres_server, shim
 from reliability.clients import cut_streams, rolling_restarts
 from reliability.crash_points import CRASH_POINTS
 from reliability.faults import (
@@ -79,6 +79,7 @@ def scenarios(tier: str, share: float = 1.0) -> list[Scenario]:
         Scenario("poison", lambda d: bad_call(d, "exit")),
         Scenario("hang", lambda d: bad_call(d, "hang")),
         Scenario("streams", lambda d: cut_streams(d, step=1)),
+        Scenario("leaving", lambda d: leaving.leaving(d, rounds=times(40, 600))),
         Scenario("restarts", lambda d: rolling_restarts(d, num_restarts=times(6, 100))),
         Scenario(
             "made-up requests",
