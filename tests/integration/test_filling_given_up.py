@@ -50,6 +50,7 @@ async def test_what_two_applications_wait_for_ends_when_both_have_left() -> None
         await until(service, lambda engine: engine.num_owned_blocks > before + 10, within_s=20)
         await service.delete_session(TENANT, second)
         await until_free(service)
+        assert engine_of(service).num_prefilled_tokens < len(LONG.split())
 
 
 async def test_who_stays_finds_what_was_begun_for_who_left() -> None:
