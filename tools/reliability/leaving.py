@@ -51,6 +51,7 @@ class Crowd:
         self._chance = chance
         self._reading: list[asyncio.Task[None]] = []
         self._leave: list[Left] = []
+        self._paths: list[str] = []
         self.num_calls = 0
         self.num_requests = 0
 
@@ -100,12 +101,18 @@ class Crowd:
         await asyncio.gather(*(leave() for leave in self._leave), *self._reading, return_exceptions=True)
         await self._client.aclose()
 
+    async def clear_away(self, client: httpx2.AsyncClient) -> None:
+        """Delete the sessions that were cancelled only, too."""
+        for path in self._paths:
+            await client.delete(path)
+
     def _words(self) -> str:
         return " ".join(f"w{self._chance.randrange(10**6)}" for _ in range(LONG_WORDS))
 
     async def _session(self) -> str:
         sid: str = (await self._client.post("/v1/sessions", json={})).json()["session_id"]
         path = f"/v1/sessions/{sid}"
+        self._paths.append(path)
         if self._chance.random() < 0.5:
             self._leave.append(lambda: self._client.delete(path))
         else:
@@ -161,6 +168,7 @@ async def leaving(directory: Path, *, rounds: int, seed: int = 31) -> Finding:
                 reclaim_s.append(time.monotonic() - began_s)
                 if reclaim_s[-1] > BOUND_S:
                     late |= left
+                await crowd.clear_away(observer)
                 num_calls, num_requests = num_calls + crowd.num_calls, num_requests + crowd.num_requests
     finally:
         await asyncio.to_thread(served.close)
@@ -195,6 +203,7 @@ async def _of_first(observer: httpx2.AsyncClient, crowd: Crowd) -> dict[str, flo
     free = dict.fromkeys(GAUGES, 0.0) | {"process_open_fds": math.inf}
     if left := await until_as_before(observer, free, time.monotonic()):
         raise TimeoutError(f"not free after the first crowd: {', '.join(sorted(left))}")
+    await crowd.clear_away(observer)
     return await gauges(observer)
 
 
