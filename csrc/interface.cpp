@@ -139,16 +139,18 @@ EXPORT void parrot_sample(const ParrotKernels* kernels, int type, int64_t num_ro
 
 EXPORT int parrot_has_linear(const ParrotKernels* kernels) { return kernels->table->linear != nullptr; }
 
-// `kind` is a parrot::LinearKind, here and below.
+// `kind` is a parrot::LinearKind, here and below. With `scales` (one for each output, rounded up to full tiles) the
+// weights become bytes, else they stay bfloat16.
 EXPORT void parrot_pack(const ParrotKernels* kernels, int kind, int64_t num_inputs, int64_t num_outputs,
-                        const void* weights, void* out) {
-    kernels->table->pack({kernels->pool, (LinearKind)kind, num_inputs, num_outputs, weights, out});
+                        const void* weights, void* out, void* scales) {
+    kernels->table->pack({kernels->pool, (LinearKind)kind, num_inputs, num_outputs, weights, out, (float*)scales});
 }
 
 EXPORT void parrot_linear(const ParrotKernels* kernels, int kind, int64_t num_rows, int64_t num_inputs,
-                          int64_t num_outputs, const void* inputs, const void* weights, const void* bias, void* out) {
-    kernels->table->linear(
-        {kernels->pool, (LinearKind)kind, num_rows, num_inputs, num_outputs, inputs, weights, bias, out, nullptr});
+                          int64_t num_outputs, const void* inputs, const void* weights, const void* scales,
+                          const void* bias, void* out) {
+    kernels->table->linear({kernels->pool, (LinearKind)kind, num_rows, num_inputs, num_outputs, inputs, weights,
+                            (const float*)scales, bias, out, nullptr});
 }
 
 // The layers of a model, over the steps of a plan that outlives them. `layers` are parrot::Layer, and what they point

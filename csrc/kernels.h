@@ -182,6 +182,7 @@ struct LinearArgs {
     int64_t num_outputs;      // of the product; a multiple of 32 where they are gated
     const void* inputs;       // [rows][inputs], bfloat16
     const void* weights;      // packed
+    const float* scales;      // of each output, as packed; null: the weights are bfloat16, not bytes
     const void* bias;         // [outputs] in the order of the weights, or null
     void* out;                // [rows][outputs, or half as many]
     const InputNorm* norm;    // null: the inputs are taken as they are
@@ -193,7 +194,8 @@ struct PackArgs {
     int64_t num_inputs;
     int64_t num_outputs;
     const void* weights;      // [outputs][inputs], bfloat16
-    void* out;                // outputs rounded up to full tiles
+    void* out;                // outputs rounded up to full tiles; bfloat16, or with scales int8
+    float* scales;            // made for each output, rounded up to full tiles; or null
 };
 
 // The kernels of one instruction set.

@@ -2,9 +2,16 @@
 //
 // The weights are laid out as keys are: tiles of 16 outputs, [inputs / 2][16 outputs][2] for bfloat16, so that one
 // row runs through them once from end to end, and many rows find each pair of tiles in the nearest cache.
+//
+// Weights may be bytes, with a scale for each output: half as much is read, which is what a step of few rows takes its
+// time for. All 255 values are bfloat16 numbers, so they are widened into the nearest cache and multiplied as such.
 
 constexpr int kLinearRows = 32;
 constexpr int kLinearTiles = 4;   // of outputs, done together
+
+constexpr int kByteRows = 512;    // for which bytes are widened once
+constexpr int kSlab = 64;         // inputs for which they are widened at a time, where rows are few
+constexpr int kWideSlab = 128;    // and where they are many
 
 INLINE Floats with_bias(const float* sums, const Bf16* bias, int64_t i) {
     const Floats v = load(sums + i);
@@ -111,6 +118,50 @@ INLINE const Bf16* inputs_for(const LinearArgs& a, int thread) {
     return normed;
 }
 
+// A pair's output, of places that lie side by side.
+INLINE void widen_tile(const int8_t* from, int64_t pairs, Bf16* to) {
+    for (int64_t pair = 0; pair < pairs; ++pair, from += 32, to += 32) {
+        if (pair % 2 == 0) _mm_prefetch((const char*)from + 1024, _MM_HINT_T0);
+        const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)from)));
+        const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)(from + 16))));
+        _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+}
+
+// As linear_tiles, of weights that are bytes.
+INLINE void linear_tiles_of_bytes(const LinearArgs& a, const Bf16* all_inputs, int64_t first_tile, int tiles,
+                                  TileProducts& products) {
+    float sums[kByteRows * 32] __attribute__((aligned(64)));
+    Bf16 slab[2 * 16 * kWideSlab] __attribute__((aligned(64)));
+    const int8_t* const weights = (const int8_t*)a.weights;
+    Finish finish(a);
+    for (int64_t row = 0; row < a.num_rows; row += kByteRows) {
+        const int rows = a.num_rows - row < kByteRows ? (int)(a.num_rows - row) : kByteRows;
+        const int most = rows > 2 * kLinearRows ? kWideSlab : kSlab;
+        for (int64_t tile = first_tile; tile < first_tile + tiles; tile += 2) {
+            const bool two = first_tile + tiles - tile > 1;
+            for (int64_t k = 0, width; k < a.num_inputs; k += width) {
+                width = a.num_inputs - k < most ? a.num_inputs - k : most;
+                for (int t = 0; t < (two ? 2 : 1); ++t)
+                    widen_tile(weights + (tile + t) * 16 * a.num_inputs + 16 * k, width / 2, slab + t * 16 * width);
+                for (int r = 0; r < rows; r += kLinearRows) {
+                    const int here = rows - r < kLinearRows ? rows - r : kLinearRows;
+                    products.take_rows(here);
+                    products.add_scores(all_inputs + (row + r) * a.num_inputs + k, a.num_inputs, here, slab, two,
+                                        (int)width, sums + r * 32, 32, k > 0);
+                }
+            }
+            const Floats low = load(a.scales + tile * 16), high = two ? load(a.scales + tile * 16 + 16) : all(0.0f);
+            for (int r = 0; r < rows; ++r) {
+                store(sums + r * 32, load(sums + r * 32) * low);
+                if (two) store(sums + r * 32 + 16, load(sums + r * 32 + 16) * high);
+            }
+            finish.start(row, rows, tile * 16, sums);
+            finish.go_on(rows);
+        }
+    }
+}
+
 // Some tiles of outputs for all rows.
 INLINE void linear_tiles(const LinearArgs& a, const Bf16* all_inputs, int64_t tile, int tiles,
                          TileProducts& products) {
@@ -141,21 +192,50 @@ static void linear(const LinearArgs& a) {
         const int64_t tile = piece * each, left = num_tiles - tile;
         const int tiles = (int)(left < each ? left : each);
         TileProducts products;
-        linear_tiles(a, inputs_for(a, thread), tile, tiles, products);
+        if (a.scales)
+            linear_tiles_of_bytes(a, inputs_for(a, thread), tile, tiles, products);
+        else
+            linear_tiles(a, inputs_for(a, thread), tile, tiles, products);
     });
+}
+
+// The nearest of 255 steps between the largest weight, either way, and itself.
+INLINE void quantize(const Bf16* from, int64_t count, float* scale, int8_t* to, int64_t tile_output) {
+    float most = 0, spoilt = 0;
+    for (int64_t k = 0; k < count; ++k) {
+        const float v = widen(from[k]);
+        most = __builtin_fabsf(v) > most ? __builtin_fabsf(v) : most;
+        spoilt += v * 0.0f;
+    }
+    // What is no number makes its output none.
+    *scale = most / 127 + spoilt;
+    const float steps = *scale > 0 ? 127 / most : 0;
+    for (int64_t k = 0; k < count; ++k)
+        to[Place<Bf16>::key(tile_output, k, count)] = steps > 0 ? (int8_t)__builtin_rintf(widen(from[k]) * steps) : 0;
 }
 
 // [outputs][inputs] into tiles; outputs up to a full tile are 0.
 static void pack(const PackArgs& a) {
     const int64_t num_tiles = (a.num_outputs + 15) / 16;
     for_pieces(a.pool, num_tiles, [&](int64_t tile, int) {
-        Bf16* to = (Bf16*)a.out + tile * 16 * a.num_inputs;
+        const int64_t first = tile * 16 * a.num_inputs;
         for (int64_t n = 0; n < 16; ++n) {
             int64_t output = tile * 16 + n;
             if (a.kind == LinearKind::kGated) output = tile / 2 * 16 + n + tile % 2 * (a.num_outputs / 2);
-            const Bf16* from = (const Bf16*)a.weights + output * a.num_inputs;
-            for (int64_t k = 0; k < a.num_inputs; ++k)
-                to[Place<Bf16>::key(n, k, a.num_inputs)] = output < a.num_outputs ? from[k] : 0;
+            const bool is_there = output < a.num_outputs;
+            const Bf16* from = (const Bf16*)a.weights + (is_there ? output : 0) * a.num_inputs;
+            if (a.scales && is_there) {
+                quantize(from, a.num_inputs, a.scales + tile * 16 + n, (int8_t*)a.out + first, n);
+                continue;
+            }
+            if (a.scales) a.scales[tile * 16 + n] = 0;
+            for (int64_t k = 0; k < a.num_inputs; ++k) {
+                const int64_t at = first + Place<Bf16>::key(n, k, a.num_inputs);
+                if (a.scales)
+                    ((int8_t*)a.out)[at] = 0;
+                else
+                    ((Bf16*)a.out)[at] = is_there ? from[k] : 0;
+            }
         }
     });
 }

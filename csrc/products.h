@@ -188,6 +188,13 @@ class TileProducts {
                 out_stride, false, between);
     }
 
+    // The scores of one or two tiles by some of the dimensions, whose keys alone are here; added to those there.
+    INLINE void add_scores(const Bf16* q, int64_t q_stride, int rows, const Bf16* keys, bool two_tiles, int dims,
+                           float* out, int out_stride, bool add) {
+        product(q, q_stride, rows > 16, keys, 64, kTileSlots * (int64_t)dims, two_tiles, dims / 32, 16 * 2 * kTileSlots,
+                out, out_stride, add, [] {});
+    }
+
     static void mix(const Bf16* p, int p_stride, int rows, const Bf16* values, int num_keys, int dim,
                     float* sums) {
         for (int column = 0; column < dim; column += 32)

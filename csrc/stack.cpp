@@ -62,29 +62,30 @@ void Stack::run(int64_t num_rows, const int64_t* tokens, const int64_t* position
     StackTimes unwanted = {};
     StackTimes& to = times ? *times : unwanted;
     Watch watch(times != nullptr);
-    const auto linear = [&](LinearKind kind, const void* from, int64_t num_inputs, const void* weights,
-                            const void* bias, int64_t num_outputs, void* out, const InputNorm* norm = nullptr) {
+    const auto linear = [&](LinearKind kind, const void* from, int64_t num_inputs, const Weights& weights,
+                            int64_t num_outputs, void* out, const InputNorm* norm = nullptr) {
         watch.note(&to.matrix_s, [&] {
-            table->linear({pool, kind, num_rows, num_inputs, num_outputs, from, weights, bias, out, norm});
+            table->linear({pool, kind, num_rows, num_inputs, num_outputs, from, weights.packed, weights.scales,
+                           weights.bias, out, norm});
         });
     };
     // A product of what is hidden, normed before: by each thread for itself, or by all together where rows are many.
-    const auto normed_linear = [&](LinearKind kind, const void* norm_weight, const void* weights, const void* bias,
+    const auto normed_linear = [&](LinearKind kind, const void* norm_weight, const Weights& weights,
                                    int64_t num_outputs, void* out) {
         if (num_rows <= kOwnNormRows) {
             const InputNorm norm = {norm_weight, shape_.norm_eps, own_norms, own_norm_bytes(), ++num_products_};
-            linear(kind, hidden, hidden_size, weights, bias, num_outputs, out, &norm);
+            linear(kind, hidden, hidden_size, weights, num_outputs, out, &norm);
             return;
         }
         table->add_norm(
             {pool, Type::kBfloat16, num_rows, hidden_size, hidden, nullptr, norm_weight, shape_.norm_eps, normed});
-        linear(kind, normed, hidden_size, weights, bias, num_outputs, out);
+        linear(kind, normed, hidden_size, weights, num_outputs, out);
     };
     const int64_t row_bytes = hidden_size * kBytes;
     for (int64_t row = 0; row < num_rows; ++row)
         memcpy((char*)hidden + row * row_bytes, (const char*)shape_.embeddings + tokens[row] * row_bytes, row_bytes);
     for (const Layer& layer : layers_) {
-        normed_linear(LinearKind::kPlain, layer.attention_norm, layer.qkv, layer.qkv_bias, head_size, heads);
+        normed_linear(LinearKind::kPlain, layer.attention_norm, layer.qkv, head_size, heads);
         const RotateArgs rotation = {pool, Type::kBfloat16, num_rows, num_queries, num_keys, dim, head_size, heads,
                                      shape_.cosines, shape_.sines, positions, layer.query_norm, layer.key_norm,
                                      shape_.norm_eps};
@@ -92,9 +93,9 @@ void Stack::run(int64_t num_rows, const int64_t* tokens, const int64_t* position
             plan_->attend(heads, head_size, keys, head_size, values, head_size, layer.keys, layer.values, mixed,
                           &rotation);
         });
-        linear(LinearKind::kAdded, mixed, mixed_size, layer.out, layer.out_bias, hidden_size, hidden);
-        normed_linear(LinearKind::kGated, layer.mlp_norm, layer.gate_up, layer.gate_up_bias, 2 * mlp_size, gated);
-        linear(LinearKind::kAdded, gated, mlp_size, layer.down, layer.down_bias, hidden_size, hidden);
+        linear(LinearKind::kAdded, mixed, mixed_size, layer.out, hidden_size, hidden);
+        normed_linear(LinearKind::kGated, layer.mlp_norm, layer.gate_up, 2 * mlp_size, gated);
+        linear(LinearKind::kAdded, gated, mlp_size, layer.down, hidden_size, hidden);
     }
 }
 

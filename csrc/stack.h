@@ -13,20 +13,23 @@
 
 namespace parrot {
 
-// One layer's weights and its part of the cache; the linears' are packed. Null where the model has none.
+// A product's weights, packed.
+struct Weights {
+    const void* packed;
+    const float* scales;         // null: bfloat16
+    const void* bias;            // or null
+};
+
+// One layer's weights and its part of the cache. Null where the model has none.
 struct Layer {
     const void* attention_norm;
-    const void* qkv;
-    const void* qkv_bias;
+    Weights qkv;
     const void* query_norm;
     const void* key_norm;
-    const void* out;
-    const void* out_bias;
+    Weights out;
     const void* mlp_norm;
-    const void* gate_up;         // gate and up in turn, tile by tile
-    const void* gate_up_bias;
-    const void* down;
-    const void* down_bias;
+    Weights gate_up;             // gate and up in turn, tile by tile
+    Weights down;
     void* keys;
     void* values;
 };

@@ -39,8 +39,9 @@ void parrot_silu_mul(const ParrotKernels* kernels, int type, int64_t num_rows, i
 void parrot_sample(const ParrotKernels* kernels, int type, int64_t num_rows, int64_t size, int64_t stride, const void* logits,
                    const void* settings, const void* masks, int64_t mask_words, void* spare, int64_t* out);
 void parrot_linear(const ParrotKernels* kernels, int kind, int64_t num_rows, int64_t num_inputs, int64_t num_outputs,
-                   const void* inputs, const void* weights, const void* bias, void* out);
-void parrot_pack(const ParrotKernels* kernels, int kind, int64_t num_inputs, int64_t num_outputs, const void* weights, void* out);
+                   const void* inputs, const void* weights, const void* scales, const void* bias, void* out);
+void parrot_pack(const ParrotKernels* kernels, int kind, int64_t num_inputs, int64_t num_outputs, const void* weights, void* out,
+                 void* scales);
 ParrotStack* parrot_stack_new(const ParrotPlan* plan, int64_t hidden_size, int64_t mlp_size, float norm_eps,
                               const float* cosines, const float* sines, const void* embeddings, int64_t num_layers,
                               const void* layers);
@@ -237,12 +238,22 @@ void check_linear(const ParrotKernels* kernels, int isa) {
     Numbers weight = Numbers::normal(kBfloat16, outputs * inputs), x = Numbers::normal(kBfloat16, rows * inputs);
     Numbers bias = Numbers::normal(kBfloat16, outputs), packed(kBfloat16, (outputs + 15) / 16 * 16 * inputs);
     Numbers out(kBfloat16, rows * outputs);
-    parrot_pack(kernels, 0, inputs, outputs, weight.data(), packed.data());
-    parrot_linear(kernels, 0, rows, inputs, outputs, x.data(), packed.data(), bias.data(), out.data());
+    parrot_pack(kernels, 0, inputs, outputs, weight.data(), packed.data(), nullptr);
+    parrot_linear(kernels, 0, rows, inputs, outputs, x.data(), packed.data(), nullptr, bias.data(), out.data());
     const int64_t row = between(0, rows - 1), n = between(0, outputs - 1);
-    double exact = bias.get(n);
-    for (int64_t k = 0; k < inputs; ++k) exact += x.get(row * inputs + k) * weight.get(n * inputs + k);
+    double exact = bias.get(n), most = 0;
+    for (int64_t k = 0; k < inputs; ++k) {
+        exact += x.get(row * inputs + k) * weight.get(n * inputs + k);
+        most = fmax(most, fabs(weight.get(n * inputs + k)));
+    }
     expect(fabs(out.get(row * outputs + n) - exact) <= fabs(exact) / 128 + 1e-3, parrot_isa_name(isa), "a linear");
+    std::vector<int8_t> bytes((outputs + 15) / 16 * 16 * inputs);
+    std::vector<float> scales((outputs + 15) / 16 * 16);
+    parrot_pack(kernels, 0, inputs, outputs, weight.data(), bytes.data(), scales.data());
+    parrot_linear(kernels, 0, rows, inputs, outputs, x.data(), bytes.data(), scales.data(), bias.data(), out.data());
+    double slack = fabs(exact) / 128 + 1e-3;
+    for (int64_t k = 0; k < inputs; ++k) slack += fabs(x.get(row * inputs + k)) * most / 127 * 0.51;
+    expect(fabs(out.get(row * outputs + n) - exact) <= slack, parrot_isa_name(isa), "a linear of bytes");
 }
 
 // Layers that add nothing, for their last products are 0: the embeddings come out as they went in.
@@ -254,17 +265,18 @@ void check_stack(const ParrotKernels* kernels, int isa) {
     const auto packed = [&](int kind, int64_t inputs, int64_t outputs, float scale) {
         Numbers weight = Numbers::normal(kBfloat16, outputs * inputs), to(kBfloat16, (outputs + 15) / 16 * 16 * inputs);
         for (int64_t i = 0; i < outputs * inputs; ++i) weight.set(i, (float)weight.get(i) * scale);
-        parrot_pack(kernels, kind, inputs, outputs, weight.data(), to.data());
+        parrot_pack(kernels, kind, inputs, outputs, weight.data(), to.data(), nullptr);
         return to;
     };
     Numbers norm = Numbers::normal(kBfloat16, hidden), qkv = packed(0, hidden, head_size, 1);
     Numbers out = packed(0, heads * dim, hidden, 0), gate_up = packed(2, hidden, 2 * mlp, 1), down = packed(0, mlp, hidden, 0);
     Numbers keys(kBfloat16, kv_heads * slots * dim), values(kBfloat16, kv_heads * slots * dim);
     Numbers embeddings = Numbers::normal(kBfloat16, 10 * hidden), found(kBfloat16, rows * hidden);
-    const void* layer[] = {norm.data(), qkv.data(), nullptr, nullptr, nullptr, out.data(), nullptr,
-                           norm.data(), gate_up.data(), nullptr, down.data(), nullptr, keys.data(), values.data()};
-    std::vector<const void*> layers(layer, layer + 14);
-    layers.insert(layers.end(), layer, layer + 14);
+    const void* layer[] = {norm.data(),    qkv.data(), nullptr,    nullptr, nullptr,     nullptr,
+                           out.data(),     nullptr,    nullptr,    norm.data(), gate_up.data(), nullptr,
+                           nullptr,        down.data(), nullptr,   nullptr, keys.data(), values.data()};
+    std::vector<const void*> layers(layer, layer + 18);
+    layers.insert(layers.end(), layer, layer + 18);
     std::vector<float> table(64 * dim / 2, 0.6f);
     std::vector<int64_t> tokens(rows), positions(rows);
     for (int64_t r = 0; r < rows; ++r) tokens[r] = between(0, 9), positions[r] = r;

@@ -1,6 +1,7 @@
 """`parrot bench engine`."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +13,16 @@ from parrot.cli.results import check_out, moment, out_option, write_result
 from parrot.ports.clock import SystemClock
 
 if TYPE_CHECKING:
-    from parrot.bench.engine.report import EngineReport, FloorDistance, SplitResult
+    from parrot.bench.engine.report import (
+        DecodeResult,
+        EngineReport,
+        FloorDistance,
+        PrefillResult,
+        SplitResult,
+    )
     from parrot.bench.spread import Spread
 
-SECTIONS = ("prefill", "decode", "split", "memory", "floors")
+SECTIONS = ("prefill", "decode", "split", "memory", "floors", "int8")
 
 
 @click.command("engine")
@@ -95,13 +102,30 @@ def _show(report: "EngineReport") -> None:
     if report.floors is not None:
         reads, products = report.floors.read_bytes_per_s.max, report.floors.matrix_flops_per_s.max
         click.echo(f"at best: reads {reads / 1e9:.1f} GB/s, products {products / 1e12:.2f} TFLOP/s")
-    if report.prefill:
+    _show_rates(report.prefill, report.decode)
+    if report.int8 is not None:
+        click.echo("\nWITH WEIGHTS IN INT8")
+        _show_rates(report.int8.prefill, report.int8.decode)
+    if report.split:
+        click.echo("\nWHERE THE TIME GOES, MS")
+        write_table(
+            ["PHASE", "BATCH", "CONTEXT", "STEP", "MATRIX", "ATTENTION", "SAMPLING", "MODEL REST", "OUTSIDE"],
+            [[one.phase, one.batch, one.context_tokens, *map(_ms, _parts(one))] for one in report.split],
+        )
+    _show_memory(report)
+    for skipped in report.skipped:
+        click.echo(f"left out: {skipped.case}: {skipped.reason}")
+    click.echo(f"\n{seconds(report.duration_s)}")
+
+
+def _show_rates(prefill: Sequence["PrefillResult"], decode: Sequence["DecodeResult"]) -> None:
+    if prefill:
         click.echo("\nPREFILL")
         write_table(
             ["TOKENS", "TOKENS/S", "MIN", "MAX", "× FLOOR"],
-            [[one.num_tokens, *_rate(one.tokens_per_s), _times(one.floor)] for one in report.prefill],
+            [[one.num_tokens, *_rate(one.tokens_per_s), _times(one.floor)] for one in prefill],
         )
-    if report.decode:
+    if decode:
         click.echo("\nDECODE")
         write_table(
             ["BATCH", "CONTEXT", "PREFIX", "ATTENTION", "TOKENS/S", "MIN", "MAX", "MS/STEP", "× FLOOR"],
@@ -115,19 +139,9 @@ def _show(report: "EngineReport") -> None:
                     _ms(one.step_s),
                     _times(one.floor),
                 ]
-                for one in report.decode
+                for one in decode
             ],
         )
-    if report.split:
-        click.echo("\nWHERE THE TIME GOES, MS")
-        write_table(
-            ["PHASE", "BATCH", "CONTEXT", "STEP", "MATRIX", "ATTENTION", "SAMPLING", "MODEL REST", "OUTSIDE"],
-            [[one.phase, one.batch, one.context_tokens, *map(_ms, _parts(one))] for one in report.split],
-        )
-    _show_memory(report)
-    for skipped in report.skipped:
-        click.echo(f"left out: {skipped.case}: {skipped.reason}")
-    click.echo(f"\n{seconds(report.duration_s)}")
 
 
 def _show_memory(report: "EngineReport") -> None:

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from parrot.engine.torch.config import AttentionKind, TorchConfig
 from parrot.errors import ConfigError
 
-Section = Literal["prefill", "decode", "split", "memory", "floors"]
+Section = Literal["prefill", "decode", "split", "memory", "floors", "int8"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
 
 

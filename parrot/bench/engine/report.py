@@ -126,6 +126,14 @@ class MemoryResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Int8Result:
+    """The same engine with `weights = "int8"`, whose prefixes are shared and whose floors are not told."""
+
+    prefill: list[PrefillResult]
+    decode: list[DecodeResult]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
     """A case that was not measured."""
 
@@ -155,4 +163,6 @@ class EngineReport:
     decode: list[DecodeResult]
     split: list[SplitResult]
     memory: MemoryResult | None
+    int8: Int8Result | None
+    """None where the section was not asked for, or is not possible; `skipped` then says why."""
     skipped: list[Skipped]

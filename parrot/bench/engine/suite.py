@@ -19,6 +19,7 @@ from parrot.bench.engine.report import (
     EngineReport,
     Floors,
     ForkBlocks,
+    Int8Result,
     MemoryResult,
     PrefillResult,
     Prefix,
@@ -32,6 +33,7 @@ from parrot.bench.spread import spread
 from parrot.engine.torch.config import AttentionKind
 from parrot.engine.torch.paths import DEFAULT_THREADS
 from parrot.engine.torch.timing import StepTimes
+from parrot.errors import ConfigError
 from parrot.ports.clock import Clock
 from parrot.ports.engine import ContextRef
 
@@ -104,6 +106,7 @@ class _Suite:
             await self._measure_engine(kind)
         if "split" in config.sections:
             await self._measure_split()
+        int8 = await self._measure_int8() if "int8" in config.sections else None
         peak_device = torch.cuda.max_memory_allocated() if found.engines[0].device != "cpu" else None
         peak_rss = peak_rss_bytes()
         floors = self._measure_floors() if "floors" in config.sections else None
@@ -126,6 +129,7 @@ class _Suite:
             memory=MemoryResult(peak_rss_bytes=peak_rss, peak_device_bytes=peak_device, forks=found.forks)
             if "memory" in config.sections
             else None,
+            int8=int8,
             skipped=found.skipped,
         )
 
@@ -154,6 +158,24 @@ class _Suite:
             await self._count_fork_blocks(driver)
         if "decode" in self._config.sections:
             await self._measure_private(driver)
+
+    async def _measure_int8(self) -> Int8Result | None:
+        """The main engine once more, with weights in bytes."""
+        config, main = self._config, self._found
+        self._tell("starting the engine with weights in int8")
+        self._found = _Found(skipped=main.skipped)
+        try:
+            engine_config = replace(config.engine, weights="int8")
+            async with started(engine_config, clock=self._clock, seed=config.seed) as driver:
+                await self._measure_prefill(driver)
+                await self._measure_shared(driver, config.engine.attention)
+            return Int8Result(prefill=self._prefill_results(None), decode=self._decode_results(None))
+        except ConfigError as error:
+            self._skip("weights in int8", error.message)
+            return None
+        finally:
+            self._found = main
+            gc.collect()
 
     def _note_engine(self, driver: EngineDriver, attention: AttentionKind, start_s: float) -> None:
         info = driver.engine.info

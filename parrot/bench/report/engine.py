@@ -54,6 +54,7 @@ def engine(results: Results) -> str:
     ]
     rows += _shared_over_each(content["decode"])
     rows += _outside(content["split"])
+    rows += _int8(content)
     forks = (content["memory"] or {}).get("forks")
     if forks:
         rows.append(
@@ -269,6 +270,34 @@ def _outside(split: Sequence[Found]) -> list[Row]:
                 ]
             )
     return rows
+
+
+def _int8(content: Found) -> list[Row]:
+    """With weights in int8, and how many times as fast that is."""
+    found = content.get("int8")
+    if found is None:
+        return []
+    prefill = {one["num_tokens"]: one["tokens_per_s"]["median"] for one in content["prefill"]}
+    decode = {_decode_name(one): one["tokens_per_s"]["median"] for one in content["decode"]}
+    pairs = [
+        (f"prefill of {number(one['num_tokens'])} tokens", one, prefill.get(one["num_tokens"]))
+        for one in found["prefill"]
+    ]
+    pairs += [
+        (f"decode, {one['batch']} × {number(one['context_tokens'])}", one, decode.get(_decode_name(one)))
+        for one in found["decode"]
+    ]
+    return [
+        [
+            f"weights in int8: {name}, tokens/s",
+            spread_text(one["tokens_per_s"], digits=0)
+            + ("" if as_they_are is None else f", {number(one['tokens_per_s']['median'] / as_they_are)} ×"),
+            "–",
+            "–",
+            "",
+        ]
+        for name, one, as_they_are in pairs
+    ]
 
 
 def _chain(found: Found | None) -> list[Row]:

@@ -49,8 +49,11 @@ class NativeKernels:
     They may be used from any thread; when two use them at once, one of them computes alone.
     """
 
-    def __init__(self, library: NativeLibrary, isa: Isa, num_threads: int) -> None:
+    def __init__(
+        self, library: NativeLibrary, isa: Isa, num_threads: int, *, int8_weights: bool = False
+    ) -> None:
         self.library = library
+        self._int8_weights = int8_weights
         self.isa = isa
         self.num_threads = num_threads
         self.handle = library.parrot_kernels_new(ISAS.index(isa), num_threads)
@@ -62,7 +65,12 @@ class NativeKernels:
 
     def describe(self) -> str:
         """A few words for people."""
-        return f"native {self.isa} kernels"
+        return f"native {self.isa} kernels" + (", weights in int8" if self._int8_weights else "")
+
+    @property
+    def has_linear(self) -> bool:
+        """Whether they multiply matrices."""
+        return bool(self.library.parrot_has_linear(self.handle))
 
     @staticmethod
     def fits(dtype: torch.dtype, head_dim: int, device: torch.device) -> bool:
@@ -152,9 +160,9 @@ class NativeKernels:
         """
         num_outputs, num_inputs = weight.shape
         fits = not num_inputs % 32 and not (is_gated and num_outputs % 32)
-        if weight.dtype != torch.bfloat16 or not fits or not self.library.parrot_has_linear(self.handle):
+        if weight.dtype != torch.bfloat16 or not fits or not self.has_linear:
             return None
-        return NativeLinear(self, weight, bias, is_gated=is_gated)
+        return NativeLinear(self, weight, bias, is_gated=is_gated, as_int8=self._int8_weights)
 
     def sample(
         self, logits: torch.Tensor, rows: Sequence[RowSampling], masks: torch.Tensor | None = None
@@ -187,10 +195,13 @@ class NativeKernels:
         return out.tolist()
 
 
-def load_native(isa: Isa | None = None, *, num_threads: int | None = None) -> NativeKernels | None:
+def load_native(
+    isa: Isa | None = None, *, num_threads: int | None = None, int8_weights: bool = False
+) -> NativeKernels | None:
     """The kernels for `isa`, or for the best that this processor has; None where they are not to be had.
 
-    Without `num_threads` they use as many threads as torch does.
+    Without `num_threads` they use as many threads as torch does. With `int8_weights` the products that they
+    make keep their weights in bytes.
     """
     library = open_library()
     if library is None:
@@ -199,7 +210,7 @@ def load_native(isa: Isa | None = None, *, num_threads: int | None = None) -> Na
     chosen = isa or supported[-1]
     if chosen not in supported:
         return None
-    return NativeKernels(library, chosen, num_threads or torch.get_num_threads())
+    return NativeKernels(library, chosen, num_threads or torch.get_num_threads(), int8_weights=int8_weights)
 
 
 def _is_dense(tensor: torch.Tensor, dtype: torch.dtype) -> bool:

@@ -38,12 +38,12 @@ class StackLayer:
             _pointer(tensor)
             for tensor in (
                 self.attention_norm,
-                *(self.qkv.packed, self.qkv.bias),
+                *self.qkv.tensors,
                 *norms,
-                *(self.out.packed, self.out.bias),
+                *self.out.tensors,
                 self.mlp_norm,
-                *(self.gate_up.packed, self.gate_up.bias),
-                *(self.down.packed, self.down.bias),
+                *self.gate_up.tensors,
+                *self.down.tensors,
                 self.keys,
                 self.values,
             )

@@ -7,6 +7,7 @@ from parrot.errors import ConfigError
 
 AttentionKind = Literal["reference", "per-request", "shared"]
 KernelsKind = Literal["auto", "native", "torch"]
+WeightsKind = Literal["model", "int8"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,11 @@ class TorchConfig:
     kernels: KernelsKind = "auto"
     """What computes on a CPU: `native`, the package's own kernels; `torch` alone; `auto`, the native ones
     where they were built, else torch. What they do not know of a model is left to torch in any case."""
+    weights: WeightsKind = "model"
+    """`int8` keeps the weights of matrix products in a byte each, with a scale for each output, where the
+    native kernels multiply matrices (a CPU with AMX, bfloat16, layers of the engine's own). They take half
+    the memory, tokens are generated sooner and prompts computed later; outputs are not quite the model's
+    own."""
     cuda_graphs: bool = False
     """Replay decode steps on CUDA from recordings, one for each size of batch. Not measured yet."""
     seed: int = 0

@@ -37,11 +37,26 @@ def choose_kernels(
     """The native kernels, if they are wanted and to be had, and a few words on what computes.
 
     Raises:
-        ConfigError: `bad_config`; they are demanded and not to be had.
+        ConfigError: `bad_config`; they are demanded and not to be had, or cannot do what is asked for.
     """
+    kernels, words = _find_kernels(config, dtype=dtype, device=device)
+    if config.weights == "int8" and (kernels is None or not kernels.has_linear or dtype != torch.bfloat16):
+        raise ConfigError(
+            f"weights in int8 need a CPU with AMX, native kernels and bfloat16; here are {words}, "
+            f"{str(dtype).removeprefix('torch.')}",
+            param="engine.weights",
+        )
+    return kernels, words
+
+
+def _find_kernels(
+    config: TorchConfig, *, dtype: torch.dtype, device: torch.device
+) -> tuple[NativeKernels | None, str]:
     if config.kernels == "torch" or (config.kernels == "auto" and device.type != "cpu"):
         return None, "torch kernels"
-    kernels = load_native(num_threads=config.num_threads or DEFAULT_THREADS)
+    kernels = load_native(
+        num_threads=config.num_threads or DEFAULT_THREADS, int8_weights=config.weights == "int8"
+    )
     reason = None
     if device.type != "cpu":
         reason = f"there are none for {device.type}"

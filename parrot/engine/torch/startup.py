@@ -165,6 +165,10 @@ def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> 
     device = _choose_device(config)
     dtype = _choose_dtype(config, source.shape, device)
     kernels, kernel_words = choose_kernels(config, dtype=dtype, device=device)
+    if config.weights == "int8" and source.why_not_fast is not None:
+        raise ConfigError(
+            f"weights in int8 need layers of the engine's own: {source.why_not_fast}", param="engine.weights"
+        )
     model = source.load(
         Placement(
             dtype=dtype,
@@ -225,7 +229,9 @@ def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> 
         kv_shape=kv_shape,
         device=device,
         context_tokens=context_tokens,
-        model_hash=hash_model(model_dir, str(dtype)),
+        model_hash=hash_model(
+            model_dir, f"{dtype}" if config.weights == "model" else f"{dtype} {config.weights}"
+        ),
         # A team of threads that torch keeps would wait at hand on the processors that the kernels compute on.
         torch_threads=1 if is_fused else config.num_threads or DEFAULT_THREADS,
         times=times,

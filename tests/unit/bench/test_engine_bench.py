@@ -19,6 +19,7 @@ from parrot.bench.origin import commit, machine
 from parrot.bench.spread import Spread, spread
 from parrot.cli import bench_engine as bench_command
 from parrot.cli.root import run
+from parrot.engine.native.kernels import load_native
 from parrot.engine.torch.config import TorchConfig
 from parrot.engine.torch.init import init_model
 from parrot.errors import ConfigError
@@ -71,7 +72,22 @@ def test_decoding_is_measured_with_each_attention_setting_shared_and_private(
     assert [case[2:] for case in cases if case[:2] == ("per-request", "shared")] == shared
     assert [case[2:] for case in cases if case[:2] == ("reference", "shared")] == shared
     assert [case[2:] for case in cases if case[1] == "private"] == [(3, 40)]
-    assert [one.case for one in report.skipped] == ["decode 3 × 72 private, shared attention"]
+    skipped = [one.case for one in report.skipped if one.case.startswith("decode")]
+    assert skipped == ["decode 3 × 72 private, shared attention"]
+
+
+async def test_an_engine_with_weights_in_int8_is_measured_where_there_can_be_one(tiny_dir: Path) -> None:
+    engine = TorchConfig(model_dir=str(tiny_dir), kv_bytes=1 << 25, dtype="bfloat16")
+    report = await _run(_config(tiny_dir, engine=engine, sections=("int8",)))
+    kernels = load_native()
+    if kernels is not None and kernels.has_linear:
+        assert report.int8 is not None
+        assert [one.num_tokens for one in report.int8.prefill] == [16]
+        assert {(one.attention, one.prefix) for one in report.int8.decode} == {("shared", "shared")}
+        assert report.prefill == []
+    else:
+        assert report.int8 is None
+        assert [one.case for one in report.skipped] == ["weights in int8"]
 
 
 def test_every_figure_has_as_many_repeats_as_asked_for(report: EngineReport) -> None:

@@ -201,6 +201,65 @@ def test_a_gated_linear_of_extreme_gates_is_their_limit(tiles: NativeKernels) ->
     torch.testing.assert_close(gated(hidden)[:, 0], expected, equal_nan=True, rtol=0, atol=1e-30)
 
 
+@pytest.fixture
+def byte_tiles() -> NativeKernels:
+    found = load_native("amx-bf16", int8_weights=True)
+    if found is None:
+        pytest.skip("no AMX here")
+    torch.manual_seed(0)
+    return found
+
+
+def rounded(weight: torch.Tensor) -> torch.Tensor:
+    """To 1/127 of each output's largest weight; what lies half way may go either way."""
+    scales = weight.float().abs().amax(dim=1, keepdim=True) / 127
+    return torch.where(scales > 0, (weight.float() * (1 / scales)).round() * scales, 0)
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 48), (576, 960), (96, 37), (32, 1), (1056, 50)])
+@pytest.mark.parametrize("rows", [1, 16, 17, 33, 77, 530])
+def test_a_linear_of_bytes_equals_the_product_with_rounded_weights(
+    byte_tiles: NativeKernels, rows: int, inputs: int, outputs: int, with_bias: bool
+) -> None:
+    weight, hidden = torch.randn(outputs, inputs).bfloat16(), torch.randn(rows, inputs).bfloat16()
+    weight[0] = 0
+    bias = torch.randn(outputs).bfloat16() if with_bias else None
+    linear = byte_tiles.make_linear(weight, bias)
+    assert linear is not None
+    exact = functional.linear(hidden.float(), rounded(weight), None if bias is None else bias.float())
+    # A weight half way between two steps costs a step of that one input.
+    step = float(weight.float().abs().max() / 127 * hidden.float().abs().max())
+    torch.testing.assert_close(linear(hidden).float(), exact, rtol=BF16_ULP, atol=2 * step)
+    near = (linear(hidden).float() - exact).abs() <= exact.abs() * BF16_ULP + 1e-3
+    assert near.float().mean() > 0.97
+
+
+@pytest.mark.parametrize("rows", [1, 17, 70])
+def test_a_gated_linear_of_bytes_equals_the_product_and_the_gate_after_it(
+    byte_tiles: NativeKernels, rows: int
+) -> None:
+    weight, hidden = torch.randn(2 * 112, 96).bfloat16() / 8, torch.randn(rows, 96).bfloat16()
+    bias = torch.randn(2 * 112).bfloat16()
+    plain, gated = byte_tiles.make_linear(weight, bias), byte_tiles.make_linear(weight, bias, is_gated=True)
+    assert plain is not None
+    assert gated is not None
+    assert_near(gated(hidden), byte_tiles.silu_mul(plain(hidden)))
+
+
+@pytest.mark.parametrize("spoilt", [torch.nan, torch.inf])
+def test_a_weight_that_is_no_number_spoils_its_output_and_no_other(
+    byte_tiles: NativeKernels, spoilt: float
+) -> None:
+    weight = torch.randn(48, 64).bfloat16()
+    weight[5, 7] = spoilt
+    linear = byte_tiles.make_linear(weight, None)
+    assert linear is not None
+    is_number = torch.isfinite(linear(torch.randn(3, 64).bfloat16()))
+    assert not is_number[:, 5].any()
+    assert is_number.sum() == 3 * 47
+
+
 def test_linears_that_torch_does_as_well_are_left_to_it(kernels: NativeKernels) -> None:
     assert kernels.make_linear(torch.randn(64, 64), None) is None
     assert kernels.make_linear(torch.randn(64, 40).bfloat16(), None) is None
