@@ -79,7 +79,7 @@ def scenarios(tier: str, share: float = 1.0) -> list[Scenario]:
         Scenario("poison", lambda d: bad_call(d, "exit")),
         Scenario("hang", lambda d: bad_call(d, "hang")),
         Scenario("streams", lambda d: cut_streams(d, step=1)),
-        Scenario("leaving", lambda d: leaving.leaving(d, rounds=times(40, 400))),
+        Scenario("leaving", lambda d: leaving.leaving(d, rounds=times(40, 200))),
         Scenario("restarts", lambda d: rolling_restarts(d, num_restarts=times(6, 100))),
         Scenario(
             "made-up requests",

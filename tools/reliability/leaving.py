@@ -1,10 +1,9 @@
 """Leaving frees everything: calls at every stage, whose clients then all go at once, each in its own way."""
 
 import asyncio
-import math
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,9 +35,9 @@ GAUGES = (
     "parrot_engine_running",
     "parrot_engine_waiting",
     "parrot_engine_owned_blocks",
-    "process_open_fds",
 )
-"""What must be as it was before; with no session open, that is nothing but the last."""
+"""What must be 0 when no session is open."""
+DESCRIPTORS = "descriptors"
 
 Left = Callable[[], Awaitable[object]]
 
@@ -155,16 +154,16 @@ async def leaving(directory: Path, *, rounds: int, seed: int = 31) -> Finding:
     try:
         url = await asyncio.to_thread(served.url)
         async with httpx2.AsyncClient(base_url=url, timeout=30) as observer:
-            # With the first, what is opened once is opened: connections to the store's file.
-            before = await _of_first(observer, Crowd(url, chance))
+            pid = served.process.pid
+            before = dict.fromkeys(GAUGES, 0.0) | {DESCRIPTORS: (await standing(observer, pid))[DESCRIPTORS]}
             for _ in range(rounds):
                 crowd = Crowd(url, chance)
                 await crowd.come()
                 await asyncio.sleep(chance.uniform(0.0, 1.5))
-                most_blocks = max(most_blocks, (await gauges(observer))["parrot_engine_owned_blocks"])
+                most_blocks = max(most_blocks, (await standing(observer, pid))["parrot_engine_owned_blocks"])
                 began_s = time.monotonic()
                 await crowd.go()
-                left = await until_as_before(observer, before, began_s)
+                left = await until_as_before(observer, pid, before, began_s)
                 reclaim_s.append(time.monotonic() - began_s)
                 if reclaim_s[-1] > BOUND_S:
                     late |= left
@@ -196,33 +195,32 @@ async def leaving(directory: Path, *, rounds: int, seed: int = 31) -> Finding:
     )
 
 
-async def _of_first(observer: httpx2.AsyncClient, crowd: Crowd) -> dict[str, float]:
-    """What stands when all is free that stood for the first crowd; the service's own readers remain."""
-    await crowd.come()
-    await crowd.go()
-    free = dict.fromkeys(GAUGES, 0.0) | {"process_open_fds": math.inf}
-    if left := await until_as_before(observer, free, time.monotonic()):
-        raise TimeoutError(f"not free after the first crowd: {', '.join(sorted(left))}")
-    await crowd.clear_away(observer)
-    return await gauges(observer)
-
-
-async def gauges(client: httpx2.AsyncClient) -> dict[str, float]:
-    """What stands now."""
+async def standing(client: httpx2.AsyncClient, pid: int) -> dict[str, float]:
+    """What stands now. Of the descriptors not those of the store's file, of which there are as many as ever
+    were used at once.
+    """
     found = dict.fromkeys(GAUGES, 0.0)
     for line in (await client.get("/metrics")).text.splitlines():
         name, _, value = line.rpartition(" ")
         name = name.partition("{")[0]
         if name in found:
             found[name] += float(value)
-    return found
+    return found | {DESCRIPTORS: sum(not target.startswith("/") for target in _descriptors(pid))}
 
 
-async def until_as_before(client: httpx2.AsyncClient, before: dict[str, float], began_s: float) -> set[str]:
+def _descriptors(pid: int) -> Iterator[str]:
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            yield str(link.readlink())
+
+
+async def until_as_before(
+    client: httpx2.AsyncClient, pid: int, before: dict[str, float], began_s: float
+) -> set[str]:
     """Wait until nothing stands that did not before; what was left after `BOUND_S`."""
     late = set[str]()
     while time.monotonic() < began_s + GIVEN_UP_S:
-        now = await gauges(client)
+        now = await standing(client, pid)
         left = {name for name, value in now.items() if value > before[name]}
         if not left:
             break
