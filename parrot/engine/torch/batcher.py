@@ -201,7 +201,10 @@ class Batcher:
         self._take_out(request)
 
     def stop(self, request: Request) -> None:
-        """A request failed or was cancelled: its context keeps the tokens that were computed."""
+        """A request failed or was cancelled: its context keeps the tokens that were computed. What was found
+        wrong with it, and not told yet, never is.
+        """
+        self._failed = [entry for entry in self._failed if entry[0] is not request]
         queue = self._queues.get(request.context)
         if queue and queue[0] is request:
             self.tree.forget_uncomputed(request.context)
