@@ -266,9 +266,11 @@ class Batcher:
             error: ParrotError | None = self._too_long(work)
             wanted = self._blocks_wanted(work)
             if error is None and promised + wanted > self.tree.num_available:
-                if self._running:
+                if not self._fits_alone(work):
+                    error = self._exhausted(work)
+                elif self._running:
                     return
-                if not self._clear_room(work, wanted):
+                elif not self._clear_room(work, wanted):
                     error = self._exhausted(work)
             heapq.heappop(self._queue)
             if error is not None:
@@ -293,6 +295,11 @@ class Batcher:
             code="context_overflow",
             data={"num_tokens": length, "context_tokens": self._context_tokens},
         )
+
+    def _fits_alone(self, work: Work) -> bool:
+        """Whether its blocks could be had if nothing else held any."""
+        one_more = isinstance(work.request, GenerateRequest)
+        return self.tree.blocks_alone(work.context, work.num_pending + one_more) <= self.tree.num_blocks
 
     def _exhausted(self, work: Work) -> EngineError:
         needed = self.tree.blocks_alone(work.context, work.num_pending + 1)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 from parrot.engine.torch.block_pool import BlockPool, Run, slots_of
-from parrot.errors import EngineError
+from parrot.errors import EngineError, InvalidError
 from parrot.ports.engine import ContextRef
 from parrot.types.ids import ContextId
 
@@ -138,6 +138,7 @@ class ContextTree:
 
         Raises:
             EngineError: `context_gone`; the parent does not exist, or will never be that long.
+            InvalidError: the fork stands before the parent's first token.
         """
         existing = self._by_id.get(context_id)
         if existing is not None:
@@ -232,6 +233,8 @@ class ContextTree:
 
     def _fork_point(self, ref: ContextRef) -> Context | None:
         """The node that owns the token before the fork; None for a fork at 0."""
+        if ref.num_tokens < 0:
+            raise InvalidError("a fork stands before its parent's first token", param="parent.num_tokens")
         node = self._by_id.get(ref.context_id)
         if node is None:
             raise EngineError(f"context {ref.context_id} does not exist", code="context_gone")
