@@ -56,6 +56,8 @@ class Work:
     priority: int
     """Of the request, or of the most urgent that waits for it; lower runs first."""
     stage: Stage = "lined"
+    parked_at: Context | None = None
+    """What it waits for to grow, while it is parked."""
     num_appended: int = 0
     """Tokens of the request that are in the context."""
     num_prefilled: int = 0
@@ -209,7 +211,7 @@ class Batcher:
         """The request is first in line on its context: queue it, or park it at the node it waits for."""
         for node in work.context.lineage():
             if not node.reachable and node.parent is not None:
-                work.stage = "parked"
+                work.stage, work.parked_at = "parked", node.parent
                 self._parked.setdefault(node.parent, []).append(work)
                 self._hurry(node.parent, work.priority)
                 return
@@ -232,9 +234,7 @@ class Batcher:
                 self._hurry(node, priority)
 
     def _end(self, work: Work) -> None:
-        self._running.pop(work, None)
-        work.stage = "ended"
-        self._num_works -= 1
+        self._let_go(work)
         line = self._lines[work.context]
         was_first = line[0] is work
         line.remove(work)
@@ -243,17 +243,26 @@ class Batcher:
         elif was_first:
             self._enter(line[0])
 
+    def _let_go(self, work: Work) -> None:
+        """The request has ended: nothing counts it any more but its line."""
+        self._running.pop(work, None)
+        if work.parked_at is not None:
+            waiting = self._parked[work.parked_at]
+            waiting.remove(work)
+            if not waiting:
+                del self._parked[work.parked_at]
+            work.parked_at = None
+        work.stage = "ended"
+        self._num_works -= 1
+
     def _free(self, context: Context, *, retain: bool) -> list[Work]:
         lost: list[Work] = []
         for child in list(context.children):
             if child.start > context.length:
                 lost += self._free(child, retain=False)
         for work in self._lines.pop(context, ()):
-            self._running.pop(work, None)
-            work.stage = "ended"
-            self._num_works -= 1
+            self._let_go(work)
             lost.append(work)
-        self._parked.pop(context, None)
         self.tree.release(context, retain=retain)
         return lost
 
@@ -266,9 +275,11 @@ class Batcher:
             error: ParrotError | None = self._too_long(work)
             wanted = self._blocks_wanted(work)
             if error is None and promised + wanted > self.tree.num_available:
-                if self._running:
+                if not self._fits_alone(work):
+                    error = self._exhausted(work)
+                elif self._running:
                     return
-                if not self._clear_room(work, wanted):
+                elif not self._clear_room(work, wanted):
                     error = self._exhausted(work)
             heapq.heappop(self._queue)
             if error is not None:
@@ -293,6 +304,11 @@ class Batcher:
             code="context_overflow",
             data={"num_tokens": length, "context_tokens": self._context_tokens},
         )
+
+    def _fits_alone(self, work: Work) -> bool:
+        """Whether its blocks could be had if nothing else held any."""
+        one_more = isinstance(work.request, GenerateRequest)
+        return self.tree.blocks_alone(work.context, work.num_pending + one_more) <= self.tree.num_blocks
 
     def _exhausted(self, work: Work) -> EngineError:
         needed = self.tree.blocks_alone(work.context, work.num_pending + 1)
@@ -425,7 +441,6 @@ class Batcher:
 
     def _grown(self, context: Context) -> None:
         """Requests parked at a context that grew may go on."""
-        parked = self._parked.pop(context, None)
-        for work in parked or ():
-            if work.stage == "parked":
-                self._enter(work)
+        for work in self._parked.pop(context, ()):
+            work.parked_at = None
+            self._enter(work)

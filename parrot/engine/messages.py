@@ -211,12 +211,17 @@ class Link(asyncio.Protocol, Generic[Received]):
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the socket is closed."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether what is sent goes anywhere."""
+        return self._transport is not None and not self._transport.is_closing()
+
     def send(self, message: msgspec.Struct) -> None:
         """Send a message; silently dropped when the connection has ended.
 
         Raises `TooLargeError` for a message that no frame can hold.
         """
-        if self._transport is None or self._transport.is_closing():
+        if not self.is_open:
             return
         body = self._encoder.encode(message)
         if len(body) > MAX_FRAME_BYTES:

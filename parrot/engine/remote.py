@@ -210,7 +210,7 @@ class EngineProcess:
         Raises `EngineError` (`engine_lost`) when the process has ended, even if that is not known here yet;
         the request was then not `delivered`, and cannot be what ended it.
         """
-        if self.lost is not None or self._hangup.poll(0):
+        if self.lost is not None or not self._link.is_open or self._hangup.poll(0):
             reason = self.lost or "the engine's process has ended"
             raise EngineError(reason, code="engine_lost", data={"delivered": False})
         self._number += 1

@@ -243,6 +243,8 @@ class ScriptedEngine:
         ids = request.token_ids
         if ids and not (min(ids) >= 0 and max(ids) < self._tokenizer.vocab_size):
             raise InvalidError("a token id is not in the vocabulary", param="token_ids")
+        if isinstance(request, GenerateRequest) and request.sampling.max_tokens < 1:
+            raise InvalidError("max_tokens must be at least 1", param="sampling.max_tokens")
         work = self._batcher.submit(request)
         self._note_change()
         return work

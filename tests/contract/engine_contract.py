@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from parrot.errors import CallError, EngineError, ParrotError
+from parrot.errors import CallError, EngineError, InvalidError, ParrotError
 from parrot.ports.engine import (
     ContextRef,
     Engine,
@@ -457,6 +457,35 @@ class EngineContract(EngineCoreContract):
             await driver.free(1, 2)
             await driver.idle()
             assert (await driver.fill(3, driver.ids(8 * BLOCK))).num_tokens == 8 * BLOCK
+
+    async def test_what_cannot_fit_even_alone_keeps_nobody_behind_it_waiting(
+        self, make_engine: MakeEngine
+    ) -> None:
+        async with driving(make_engine, Shape(num_blocks=16)) as driver:
+            long = asyncio.create_task(driver.generate(1, driver.ids(20), sampling=exactly(150)))
+            await driver.until(lambda load: load.num_running == 1)
+            too_large, small = await asyncio.gather(
+                driver.fill(2, driver.ids(16 * BLOCK + 1)),
+                driver.fill(3, driver.ids(20)),
+                return_exceptions=True,
+            )
+            assert not long.done()
+            assert isinstance(too_large, EngineError)
+            assert too_large.code == "kv_exhausted"
+            assert isinstance(small, FillResult)
+            assert len((await long).token_ids) == 150
+            await driver.free(1, 2, 3)
+            await driver.idle()
+
+    @pytest.mark.parametrize("wrong", ["no tokens wanted", "a fork before the first token"])
+    async def test_what_makes_no_sense_is_refused(self, make_engine: MakeEngine, wrong: str) -> None:
+        async with driving(make_engine) as driver:
+            await driver.fill(1, driver.ids(20))
+            sampling, parent = (exactly(0), (1, 20)) if wrong == "no tokens wanted" else (exactly(2), (1, -1))
+            with pytest.raises(InvalidError):
+                await asyncio.wait_for(driver.generate(2, driver.ids(3), parent=parent, sampling=sampling), 5)
+            await driver.free(1, 2)
+            await driver.idle()
 
     async def test_many_requests_finish_in_a_tiny_pool_with_the_text_they_have_alone(
         self, make_engine: MakeEngine

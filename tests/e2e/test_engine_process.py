@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -85,6 +86,33 @@ async def test_a_killed_process_fails_what_is_under_way_and_is_lost(start: Start
         await text(engine, request(engine, "y", context=3))
     assert lost.value.code == later.value.code == "engine_lost"
     assert "signal 9" in await loss(engine)
+
+
+async def test_what_is_asked_while_the_end_of_a_process_is_looked_into_was_not_delivered(
+    start: StartScripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await start()
+    process, buried = engine._process, asyncio.Event()
+    bury = process._bury
+
+    async def bury_later(reason: str | None) -> None:
+        await buried.wait()
+        await bury(reason)
+
+    monkeypatch.setattr(process, "_bury", bury_later)
+    os.kill(pid_of(engine), signal.SIGKILL)
+    await asyncio.shield(process._link.closed)
+    # Someone else's sockets have the number now that its own had.
+    others = [socket.socketpair() for _ in range(8)]
+    asked = asyncio.create_task(text(engine, request(engine, "x")))
+    await asyncio.sleep(0)
+    buried.set()
+    with pytest.raises(EngineError) as lost:
+        await asked
+    for one, other in others:
+        one.close()
+        other.close()
+    assert (lost.value.code, lost.value.data) == ("engine_lost", {"delivered": False})
 
 
 async def test_a_process_that_ends_itself_is_lost_with_its_exit_status(start: StartScripted) -> None:

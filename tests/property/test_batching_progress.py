@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -78,6 +79,27 @@ def test_every_request_that_can_run_ends_and_nothing_leaks(data: st.DataObject) 
     assert {work.stage for work in works} <= {"ended"}
     assert (tree.num_owned, tree.num_held, batcher.num_running, batcher.num_waiting) == (0, 0, 0, 0)
     assert tree.num_cached + tree.num_free == tree.num_blocks
+
+
+@pytest.mark.parametrize("freed", [False, True], ids=["cancelled", "freed"])
+def test_forks_that_went_away_while_they_waited_leave_no_trace(freed: bool) -> None:
+    tree = ContextTree(num_blocks=8, block_tokens=4)
+    batcher = Batcher(
+        tree, max_batch=1, step_tokens=8, tokens_per_step=1, context_tokens=64, begin=lambda _: Endless()
+    )
+    batcher.submit(_request(0, context=1, num_tokens=0, max_tokens=0, parent=None, priority=0))
+    batcher.step()
+    for number in range(2, 200):
+        fork = _request(
+            number, context=number, num_tokens=1, max_tokens=0, parent=_reference(1, 4), priority=-1
+        )
+        work = batcher.submit(fork)
+        if not freed:
+            batcher.cancel(work)
+        batcher.free([ContextId(number)], retain=False)
+    assert not batcher._parked
+    more = batcher.submit(_request(200, context=1, num_tokens=4, max_tokens=0, parent=None, priority=5))
+    assert more.priority == 5
 
 
 def _reference(context: int, num_tokens: int) -> ContextRef:

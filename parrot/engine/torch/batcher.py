@@ -34,6 +34,7 @@ Rank = tuple[float, float]
 """Priority, then arrival; lower runs first."""
 
 _IDLE: Rank = (float("inf"), float("inf"))
+_FOREMOST: Rank = (float("-inf"), float("-inf"))
 
 MIN_PREFILL_TOKENS = 16
 """Where prompts wait, a step computes so many of their tokens whatever its target is: else they would wait
@@ -161,14 +162,20 @@ class Batcher:
         num_preemptions = self.num_preemptions
         for chunk, rank in candidates:
             request = chunk.request
+            if len(step.chunks) == self.max_batch:
+                break
             if self.num_preemptions != num_preemptions and not _holds(chunk):
                 continue
             if (chunk.num_tokens > 1 and not budget) or not (request.begun or admitting):
                 continue
-            if not self._make_room(chunk, rank, keep, alone=not step.chunks):
-                if not (step.chunks or self._is_holding):
+            has_room = self._make_room(chunk, rank, keep, alone=not step.chunks)
+            if not has_room and step.is_empty and not self._is_holding:
+                # Whoever is before it waits for what nobody computes, and can do without memory meanwhile.
+                has_room = self._make_room(chunk, _FOREMOST, keep, alone=True)
+                if not has_room:
                     self._fail(step, request, self._exhausted())
                     break
+            if not has_room:
                 admitting = admitting and request.begun
                 continue
             if chunk.num_tokens > 1:
@@ -201,7 +208,10 @@ class Batcher:
         self._take_out(request)
 
     def stop(self, request: Request) -> None:
-        """A request failed or was cancelled: its context keeps the tokens that were computed."""
+        """A request failed or was cancelled: its context keeps the tokens that were computed. What was found
+        wrong with it, and not told yet, never is.
+        """
+        self._failed = [entry for entry in self._failed if entry[0] is not request]
         queue = self._queues.get(request.context)
         if queue and queue[0] is request:
             self.tree.forget_uncomputed(request.context)
@@ -260,12 +270,14 @@ class Batcher:
         return min(budget, max(MIN_PREFILL_TOKENS, within))
 
     def _candidates(self, step: Step) -> list[tuple[Chunk, Rank]]:
-        """The chunks that could run, foremost first, each with the rank it runs at."""
+        """The chunks that could run, foremost first, each with the rank it runs at. Beside as many as a step
+        takes, those of requests that hold blocks: others before them may find no memory.
+        """
         found: list[tuple[Chunk, Rank]] = []
         claimed: set[Context] = set()
         for waiting in list(self._heads):
-            if len(found) == self.max_batch:
-                break
+            if len(found) >= self.max_batch and not waiting.begun:
+                continue
             request, gap = self._first_gap(waiting)
             if request.context in claimed or (gap is not None and gap[0] in claimed):
                 continue
@@ -341,10 +353,24 @@ class Batcher:
         none, need.
         """
         tree = self.tree
+        available = tree.num_free + tree.num_cached
+        victims = self._victims(rank, keep) if available < num_blocks else []
+        spare = sum(node.num_blocks - tree.blocks_for(keep.get(node, 0)) for node in victims)
+        if available + spare < num_blocks:
+            return False
         while tree.num_free < num_blocks and tree.evict_one():
             pass
-        if tree.num_free >= num_blocks:
-            return True
+        for node in victims:
+            if tree.num_free >= num_blocks:
+                break
+            self._drop(node, keep.get(node, 0))
+        return True
+
+    def _victims(self, rank: Rank, keep: dict[Context, int]) -> list[Context]:
+        """Contexts in use that have blocks which only requests behind `rank`, or none, need, in the order in
+        which they are dropped. Adds to `keep` what those before `rank` need.
+        """
+        tree = self.tree
         needed_at: dict[Context, Rank] = {}
         for head in self._heads:
             for context, need in (*head.lineage, (head.context, len(head.context.tokens))):
@@ -356,15 +382,8 @@ class Batcher:
             for node in tree.nodes_in_use()
             if node.num_blocks > tree.blocks_for(keep.get(node, 0))
         ]
-        spare = sum(node.num_blocks - tree.blocks_for(keep.get(node, 0)) for *_, node in victims)
-        if tree.num_free + spare < num_blocks:
-            return False
         victims.sort(key=lambda victim: victim[:3], reverse=True)
-        for *_, node in victims:
-            if tree.num_free >= num_blocks:
-                break
-            self._drop(node, keep.get(node, 0))
-        return True
+        return [node for *_, node in victims]
 
     def _drop(self, context: Context, num_tokens: int) -> None:
         """Preempt: the KV goes, the tokens stay."""

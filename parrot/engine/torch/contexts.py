@@ -15,14 +15,17 @@ computed again when a request needs it.
 
 import heapq
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from parrot.engine.torch.block_pool import BlockPool, Run, slots_of
-from parrot.errors import EngineError
+from parrot.errors import EngineError, InvalidError
 from parrot.ports.engine import ContextRef
 from parrot.types.ids import ContextId
 
 ContextState = Literal["live", "cached", "freed"]
+
+SPARE_ENTRIES = 64
+"""Outdated entries of the eviction order that are kept, beside as many as there are contexts."""
 
 
 class Context:
@@ -42,7 +45,6 @@ class Context:
         "start",
         "state",
         "tokens",
-        "value",
         "value",
     )
 
@@ -85,6 +87,10 @@ class Context:
         return seen
 
 
+Evictable: TypeAlias = tuple[int, int, ContextId, Context]
+"""Value, when it was last used, number and context: what comes first is evicted first."""
+
+
 class ContextTree:
     """All contexts of an engine over one block pool. Not thread-safe."""
 
@@ -98,7 +104,7 @@ class ContextTree:
         self.num_evictions = 0
         self._by_id: dict[ContextId, Context] = {}
         self._nodes: set[Context] = set()
-        self._evictable: list[tuple[int, int, int, Context]] = []
+        self._evictable: list[Evictable] = []
         self._evicted: list[ContextId] = []
         self._clock = 0
         self._num_live = 0
@@ -132,6 +138,7 @@ class ContextTree:
 
         Raises:
             EngineError: `context_gone`; the parent does not exist, or will never be that long.
+            InvalidError: the fork stands before the parent's first token.
         """
         existing = self._by_id.get(context_id)
         if existing is not None:
@@ -210,9 +217,9 @@ class ContextTree:
         there is no cache.
         """
         while self._evictable:
-            value, last_used, _, node = heapq.heappop(self._evictable)
-            current = node in self._nodes and (node.value, node.last_used) == (value, last_used)
-            if current and not node.num_users and not node.children:
+            entry = heapq.heappop(self._evictable)
+            if self._is_current(entry):
+                node = entry[3]
                 parent = self._detach(node)
                 if parent is not None:
                     self._settle(parent)
@@ -226,6 +233,8 @@ class ContextTree:
 
     def _fork_point(self, ref: ContextRef) -> Context | None:
         """The node that owns the token before the fork; None for a fork at 0."""
+        if ref.num_tokens < 0:
+            raise InvalidError("a fork stands before its parent's first token", param="parent.num_tokens")
         node = self._by_id.get(ref.context_id)
         if node is None:
             raise EngineError(f"context {ref.context_id} does not exist", code="context_gone")
@@ -297,6 +306,16 @@ class ContextTree:
 
     def _offer(self, node: Context) -> None:
         heapq.heappush(self._evictable, (node.value, node.last_used, node.context_id, node))
+        if len(self._evictable) > 2 * len(self._by_id) + SPARE_ENTRIES:
+            current = filter(self._is_current, self._evictable)
+            self._evictable = list({entry[3]: entry for entry in current}.values())
+            heapq.heapify(self._evictable)
+
+    def _is_current(self, entry: Evictable) -> bool:
+        """Whether an entry of the eviction order says how things are; one that does not is passed over."""
+        value, last_used, _, node = entry
+        is_cache = node in self._nodes and not node.num_users and not node.children
+        return is_cache and (node.value, node.last_used) == (value, last_used)
 
     def _detach(self, node: Context) -> Context | None:
         """Take out a leaf that is not in use; returns its parent."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from parrot.engine.streams import ChunkStream, NoticeBoard
 from parrot.engine.torch.config import TorchConfig
 from parrot.engine.torch.startup import Parts, load_parts
-from parrot.engine.torch.step_loop import Answer, Report, StepLoop
+from parrot.engine.torch.step_loop import Answer, Reply, Report, StepLoop
 from parrot.engine.torch.tokenizer import TorchTokenizer
 from parrot.errors import EngineError, ParrotError
 from parrot.ports.clock import Clock, SystemClock
@@ -45,6 +45,8 @@ class TorchEngine:
         self._board = NoticeBoard()
         self._lost: str | None = None
         self._frees: set[asyncio.Future[None]] = set()
+        self._replies: set[Reply] = set()
+        """Of the requests under way, those included that the step loop has not seen yet."""
         self._ended = asyncio.Event()
         self._closing = False
         self._grammars = parts.grammar_compiler()
@@ -101,12 +103,14 @@ class TorchEngine:
             elif isinstance(answer, ParrotError):
                 done.set_exception(answer)
 
-        self._steps.submit(request, reply)
+        self._submit(request, reply)
         try:
             return await done
         except asyncio.CancelledError:
             self._steps.cancel(reply)
             raise
+        finally:
+            self._replies.discard(reply)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateChunk, None]:
         """Generate one output; see `ports.engine.Engine`. It is issued when the first chunk is asked for."""
@@ -123,7 +127,7 @@ class TorchEngine:
                 ended = True
                 chunks.fail(answer)
 
-        self._steps.submit(request, reply)
+        self._submit(request, reply)
         try:
             if request.grammar is not None:
                 # The prompt is filled meanwhile.
@@ -134,6 +138,7 @@ class TorchEngine:
                 if chunk.end is not None:
                     return
         finally:
+            self._replies.discard(reply)
             if not ended:
                 self._steps.cancel(reply)
 
@@ -172,6 +177,10 @@ class TorchEngine:
         if self._lost is not None or self._closing:
             raise EngineError(self._lost or "the engine is being closed", code="engine_lost")
 
+    def _submit(self, request: FillRequest | GenerateRequest, reply: Reply) -> None:
+        self._replies.add(reply)
+        self._steps.submit(request, reply)
+
     def _report_from_thread(self, report: Report) -> None:
         try:
             self._event_loop.call_soon_threadsafe(self._take_report, report)
@@ -195,6 +204,8 @@ class TorchEngine:
 
     def _end(self, reason: str) -> None:
         self._lost = reason
+        for reply in list(self._replies):
+            reply(EngineError(reason, code="engine_lost"))
         for done in list(self._frees):
             done.set_result(None)
         if self._closing:

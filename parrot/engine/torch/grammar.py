@@ -29,7 +29,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 COMPILE_TIMEOUT_S = 2.0
-"""A grammar that takes longer is refused."""
+"""A grammar that takes longer, once its turn has come, is refused."""
 CACHED_GRAMMARS = 128
 """So many grammars stay compiled, those used last."""
 _COMPILING_THREADS = 2
@@ -129,7 +129,8 @@ class GrammarCompiler:
         self._source = tokenizer
         self._eos_ids = [i for i in eos_ids if i < tokenizer.vocab_size]
         self._compiled: OrderedDict[Grammar, LLMatcher] = OrderedDict()
-        self._compiling: dict[Grammar, asyncio.Future[LLMatcher]] = {}
+        self._compiling: dict[Grammar, tuple[asyncio.Event, asyncio.Future[LLMatcher]]] = {}
+        """What is being compiled, and whether its turn has come."""
         self._reading: asyncio.Future[LLTokenizer] | None = None
         self._threads = ThreadPoolExecutor(_COMPILING_THREADS, thread_name_prefix="parrot-grammars")
         self._is_closed = False
@@ -161,12 +162,25 @@ class GrammarCompiler:
         # However long that takes: it is the vocabulary's size, and not the grammar's fault.
         tokenizer = await asyncio.shield(self._reading)
         if grammar not in self._compiling:
-            compiling = self._compiling[grammar] = self._in_thread(_compile, grammar, tokenizer)
-            compiling.add_done_callback(lambda _: self._compiling.pop(grammar))
+            self._compiling[grammar] = self._begin(grammar, tokenizer)
+            self._compiling[grammar][1].add_done_callback(lambda _: self._compiling.pop(grammar))
+        turn, matcher = self._compiling[grammar]
+        await turn.wait()
         try:
-            return await asyncio.wait_for(asyncio.shield(self._compiling[grammar]), COMPILE_TIMEOUT_S)
+            return await asyncio.wait_for(asyncio.shield(matcher), COMPILE_TIMEOUT_S)
         except TimeoutError:
             raise _unsupported(f"it takes more than {COMPILE_TIMEOUT_S:g} s to compile") from None
+
+    def _begin(
+        self, grammar: Grammar, tokenizer: LLTokenizer
+    ) -> tuple[asyncio.Event, asyncio.Future[LLMatcher]]:
+        turn, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def compile_in_turn() -> LLMatcher:
+            loop.call_soon_threadsafe(turn.set)
+            return _compile(grammar, tokenizer)
+
+        return turn, self._in_thread(compile_in_turn)
 
     def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Run a function that may go on, and fail, when nobody waits for it any more."""

@@ -55,7 +55,7 @@ class Report:
     idle: bool = False
     """Nothing is left to do until something is posted."""
     lost: str | None = None
-    """The thread has ended, and why."""
+    """The thread has ended, and why; requests that have not been answered never are."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -172,8 +172,6 @@ class StepLoop:
             logger.critical("the step loop failed", exc_info=True)
             raise
         finally:
-            error = EngineError(reason, code="engine_lost")
-            self._answers += [(job.reply, error) for job in self._jobs.values()]
             self._tell(idle=True, lost=reason)
 
     def _take_commands(self, *, wait: bool) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,23 @@ async def test_a_grammar_that_compiles_for_too_long_is_refused(
         await bounded(tiny, 1, regex_grammar("(yes|no)"))
     slow_compiler.set()
     assert (await bounded(tiny, 2, regex_grammar("(yes|no)"))).text in {"yes", "no"}
+
+
+async def test_a_grammar_is_not_refused_for_the_time_that_others_compile(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_now = grammar_module._compile
+
+    def compile_slowly(*args: Any) -> Any:
+        time.sleep(0.05)
+        return compile_now(*args)
+
+    monkeypatch.setattr(grammar_module, "_compile", compile_slowly)
+    monkeypatch.setattr(grammar_module, "COMPILE_TIMEOUT_S", 0.25)
+    compiler = GrammarCompiler(load_tokenizer(str(tiny_dir)), (0,))
+    bounds = await asyncio.gather(*(compiler.bind(regex_grammar(f"yes{i}")) for i in range(20)))
+    compiler.close()
+    assert len(bounds) == 20
 
 
 async def test_what_waits_for_memory_outlives_one_that_waits_for_its_grammar(

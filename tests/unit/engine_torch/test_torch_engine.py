@@ -1,6 +1,7 @@
 """The torch engine's own behaviours, beside those of the contract that all engines keep."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -178,6 +179,60 @@ async def test_a_request_cancelled_in_any_stage_leaves_nothing(
     load = driver.engine.load()
     assert (load.num_owned_blocks, load.num_running, load.num_waiting) == (0, 0, 0)
     assert driver.engine.num_leaks == 0
+
+
+async def test_leaving_a_request_that_cannot_run_before_it_is_told_so_harms_nothing(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computing, go_on = threading.Event(), threading.Event()
+
+    def fault(chunks: Sequence[Chunk], logits: torch.Tensor | None) -> None:
+        computing.set()
+        go_on.wait()
+
+    break_runner(monkeypatch, fault)
+    other = asyncio.create_task(driver.generate(1, prompt(8), max_tokens=6, ignore_eos=True))
+    await asyncio.to_thread(computing.wait)
+    too_long = asyncio.create_task(driver.fill(2, prompt(300)))
+    await asyncio.sleep(0)
+    too_long.cancel()
+    await asyncio.wait([too_long])
+    go_on.set()
+    assert len((await other).token_ids) == 6
+    await driver.free(1, 2)
+    assert driver.engine.load().num_owned_blocks == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_what_was_asked_while_the_loop_failed_is_told_that_the_engine_is_lost(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unforeseen(BaseException):
+        pass
+
+    computing, go_on = threading.Event(), threading.Event()
+
+    def fault(chunks: Sequence[Chunk], logits: torch.Tensor | None) -> None:
+        computing.set()
+        go_on.wait()
+        raise Unforeseen
+
+    break_runner(monkeypatch, fault)
+    first = asyncio.create_task(driver.fill(1, prompt(5)))
+    await asyncio.to_thread(computing.wait)
+    asked = [
+        asyncio.create_task(driver.fill(2, prompt(5))),
+        asyncio.create_task(driver.generate(3, prompt(5), max_tokens=2)),
+        asyncio.create_task(driver.free(1)),
+    ]
+    await asyncio.sleep(0)
+    go_on.set()
+    done, pending = await asyncio.wait([first, *asked], timeout=5)
+    for task in pending:
+        task.cancel()
+    assert not pending
+    codes = [error.code for task in done if isinstance(error := task.exception(), EngineError)]
+    assert codes == ["engine_lost"] * 3
 
 
 async def test_a_higher_priority_does_not_wait_for_a_lower_one_it_forks_from(
