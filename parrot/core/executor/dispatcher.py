@@ -206,27 +206,38 @@ class Dispatcher:
             self._ready.add(new.session, new.record, new.model, new.prompt, now_s=now)
         if not self._ready:
             return
+        num_started, num_refused = self._place_offered(group, self._offered())
+        if num_refused and self._ready:
+            # The places of those that may not join there are for others.
+            num_started += self._place_offered(group, self._offered(num_free=0))[0]
+        if num_started and self._ready:
+            # What is left has a round of its own, after everything else that the event loop has to do.
+            asyncio.get_running_loop().call_soon(self._runtime.fleet.wake_scheduler.set)
+
+    def _place_offered(self, group: asyncio.TaskGroup, offered: Iterator[ReadyCall]) -> tuple[int, int]:
+        """One round: how many calls it started, and how many may not join those where they were to be."""
         fleet = self._runtime.fleet
         snapshot = Snapshot(
-            ready=islice(self._offered(), MAX_ROUND),
+            ready=islice(offered, MAX_ROUND),
             engines=fleet.roster(),
             index=fleet.index,
             latency_target_s=self._runtime.config.latency_target_s,
             group_of=self._ready.group_of,
         )
-        num_started = 0
+        num_started = num_refused = 0
         for placement in self._schedule(snapshot).placements:
+            if not self._may_join(placement):
+                num_refused += 1
             # A group is placed as a whole, also where its tenant may run a part of it only.
-            if self._ready.is_allowed(placement.call_id) and self._may_join(placement):
+            elif self._ready.is_allowed(placement.call_id):
                 self._start(group, self._ready.take(placement.call_id), placement)
                 num_started += 1
-        if num_started and self._ready:
-            # What is left has a round of its own, after everything else that the event loop has to do.
-            asyncio.get_running_loop().call_soon(fleet.wake_scheduler.set)
+        return num_started, num_refused
 
-    def _offered(self) -> Iterator[ReadyCall]:
-        """The waiting calls by their claim; of those under suspicion no more than can be placed."""
-        num_free: int | None = None
+    def _offered(self, *, num_free: int | None = None) -> Iterator[ReadyCall]:
+        """The waiting calls by their claim; of those under suspicion no more than can be placed, or than
+        `num_free`.
+        """
         active = self.active
         for call in self._ready.order():
             if active[call.call_id][1].num_crashes:
