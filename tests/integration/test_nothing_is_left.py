@@ -128,6 +128,7 @@ def left(service: Service) -> dict[str, object]:
     kept: dict[str, object] = {
         "active": dispatcher.active,
         "running": dispatcher._running,
+        "again": dispatcher._again,
         "stale": dispatcher._stale,
         "seats": dispatcher._suspects._seats,
         "new": dispatcher._preparing._new,

@@ -58,6 +58,8 @@ class Dispatcher:
         self._stale: dict[SessionId, Session] = {}
         """Sessions in which something changed that objectives follow from."""
         self._running: dict[CallId, asyncio.Task[None]] = {}
+        self._again: dict[CallId, None] = {}
+        """Running calls whose attempt has failed and that are to run again, when that has been counted."""
         self._suspects = Suspects()
         self.active: dict[CallId, tuple[Session, CallRecord]] = {}
         """Calls with all their inputs that have not ended, oldest first."""
@@ -181,6 +183,7 @@ class Dispatcher:
         self._ready.forget(session)
 
     def _stop(self, call_id: CallId) -> None:
+        self._again.pop(call_id, None)
         self._preparing.remove(call_id)
         self._ready.remove(call_id)
         self._runtime.retention.unwant(call_id)
@@ -302,6 +305,10 @@ class Dispatcher:
         self._suspects.leave(record, member)
         if self._running.get(call_id) is task:
             del self._running[call_id]
+        if call_id in self._again:
+            del self._again[call_id]
+            entry.session.graph.requeue(call_id)
+            self.make_ready(entry.session, [call_id])
         if not self._running:
             self._idle.set()
         if self._ready:
@@ -443,8 +450,7 @@ class Dispatcher:
                     )
                 ]
             )
-            session.graph.requeue(record.call_id)
-            self.make_ready(session, [record.call_id])
+            self._again[record.call_id] = None
 
     def _finish(self, session: Session, record: CallRecord, events: list[Event]) -> None:
         """A call is done; `events` are told with that."""
