@@ -431,7 +431,9 @@ class Service:
             "prefixes_wanted": self._runtime.retention.num_wanted,
             "ahead_tokens": self._runtime.ahead.num_tokens,
             "piped_tokens": self._runtime.ahead.num_piped_tokens,
-            "planning_faults": self._runtime.ahead.num_faults + self._runtime.retention.num_faults,
+            "planning_faults": self._runtime.ahead.num_faults
+            + self._runtime.retention.num_faults
+            + self.functions.num_faults,
         }
 
     async def watch(self) -> AsyncGenerator[Event, None]:

@@ -91,6 +91,16 @@ async def test_a_value_that_fails_says_why() -> None:
         assert failed.value.code == "upstream_failed"
 
 
+async def test_who_comes_after_the_end_is_told() -> None:
+    async with running_service(ScriptedConfig(decode_step_s=0.05, tokens_per_step=1)) as service:
+        session = service.direct.open(TENANT)
+        service.direct.submit(session, MODEL, chain())
+        service.direct.close(session)
+        async with asyncio.timeout(10):
+            with pytest.raises(GoneError):
+                await service.direct.values(session, ["english"])
+
+
 async def test_closing_ends_who_waits_and_what_runs() -> None:
     async with running_service(ScriptedConfig(decode_step_s=0.05, tokens_per_step=1)) as service:
         session = service.direct.open(TENANT)

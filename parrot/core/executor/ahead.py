@@ -114,8 +114,8 @@ class Ahead:
         self._filled: OrderedDict[tuple[EngineId, ContextId], FilledAhead] = OrderedDict()
         self._filling: dict[CallId, _Filling] = {}
         """Calls of whose prompts something is being filled, one thing at a time."""
-        self._following: dict[CallId, _Pipe] = {}
-        """Calls whose prompts follow an output."""
+        self._following: dict[CallId, list[_Pipe]] = {}
+        """Calls whose prompts follow outputs; one that has ended may still be filled when the next begins."""
         self._abandoned: dict[_Filling, None] = {}
         """What goes on only because others want it than the calls that it was begun for."""
         self._num_requests = 0
@@ -152,14 +152,14 @@ class Ahead:
 
     def leave(self, call_id: CallId) -> None:
         """A call is stopped: what is filled for it alone is given up, and its memory with it."""
-        filling, pipe = self._filling.get(call_id), self._following.pop(call_id, None)
-        for left in (filling, pipe):
-            if left is not None:
-                left.call_ids.discard(call_id)
-                if not left.call_ids:
-                    self._abandoned[left] = None
-        if pipe is not None and not pipe.call_ids:
-            self._close(pipe)
+        filling, pipes = self._filling.get(call_id), self._following.pop(call_id, [])
+        for left in pipes if filling is None else [filling, *pipes]:
+            left.call_ids.discard(call_id)
+            if not left.call_ids:
+                self._abandoned[left] = None
+        for pipe in pipes:
+            if not pipe.call_ids:
+                self._close(pipe)
         self.look_again()
 
     def look_again(self) -> None:
@@ -331,6 +331,9 @@ class Ahead:
         """
         if not (self._config.has("pipelining") and self._config.has("sharing")) or member.info is None:
             return
+        if variable_id in self._pipes:
+            # It begins again in the same attempt, and had nothing yet.
+            return
         model = self._fleet.models[member.info.model]
         seen: dict[PrefixKey, _Pipe] = {}
         for call in session.graph.consumers(variable_id):
@@ -344,7 +347,7 @@ class Ahead:
             if key not in seen:
                 seen[key] = self._open(variable_id, member, engine, leading, key)
             seen[key].call_ids.add(call.call_id)
-            self._following[call.call_id] = seen[key]
+            self._following.setdefault(call.call_id, []).append(seen[key])
 
     def _open(
         self, variable_id: VariableId, member: Member, engine: Engine, leading: Leading, key: PrefixKey
@@ -395,7 +398,8 @@ class Ahead:
                 self.num_piped_tokens -= len(pipe.pending)
                 pipe.pending.clear()
             will_be_there = pipe.asked or (pipe.begun and bool(pipe.pending))
-            pipe.closed, pipe.complete = True, exact and will_be_there and not pipe.failed
+            will_be_there = will_be_there and not pipe.failed and pipe.member.engine is pipe.engine
+            pipe.closed, pipe.complete = True, exact and will_be_there
             if pipe.complete:
                 ref = ContextRef(context_id=pipe.context_id, num_tokens=pipe.length)
                 self._fleet.index.add(pipe.member.engine_id, pipe.key, ref)
@@ -407,7 +411,9 @@ class Ahead:
                 await self._follow(pipe)
         finally:
             for call_id in pipe.call_ids:
-                if self._following.get(call_id) is pipe:
+                following = self._following[call_id]
+                following.remove(pipe)
+                if not following:
                     del self._following[call_id]
             self._abandoned.pop(pipe, None)
 
@@ -423,7 +429,7 @@ class Ahead:
                 pipe.wake.clear()
                 if pipe.closed and not pipe.complete:
                     break
-                if not pipe.call_ids:
+                if not (pipe.call_ids or self._is_wanted(pipe)):
                     pipe.failed = True
                     break
                 token_ids, pipe.pending = tuple(pipe.pending), []

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from parrot.core.executor.runtime import Runtime
 from parrot.core.sessions import ALONE, Session
-from parrot.types.ids import CallId, PrefixKey, TenantId
+from parrot.types.ids import CallId, PrefixKey, SessionId, TenantId
 
 IDLE_S = 600.0
 """An application whose last request ended so long ago is forgotten, and what was kept for it."""
@@ -62,6 +62,8 @@ class Applications:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._tenants: dict[TenantId, _Tenant] = {}
+        self._entered: dict[SessionId, _Application] = {}
+        """Of the requests that run; one may have been forgotten meanwhile, and another have its name."""
         self._expires_at = 0.0
 
     def enter(self, session: Session) -> None:
@@ -74,6 +76,7 @@ class Applications:
         known = self._tenants.setdefault(session.tenant_id, _Tenant()).applications
         found = known.setdefault(application, _Application(since_at=now, touched_at=now))
         found.num_running += 1
+        self._entered[session.session_id] = found
         known.move_to_end(application)
         session.since_at = found.since_at
         while len(known) > MAX_REMEMBERED:
@@ -82,13 +85,13 @@ class Applications:
     def leave(self, session: Session) -> None:
         """A request has ended, however; what it held is cache by now."""
         now, part_of = self._runtime.clock.wall_s(), session.part_of
-        if part_of is ALONE and all(record.held is None for record in session.records.values()):
-            return
-        tenant = self._tenants.setdefault(session.tenant_id, _Tenant())
-        found = tenant.applications.get(part_of.application or "")
+        found = self._entered.pop(session.session_id, None)
         if found is not None:
             found.num_running -= 1
             found.touched_at = now
+        if part_of is ALONE and all(record.held is None for record in session.records.values()):
+            return
+        tenant = self._tenants.setdefault(session.tenant_id, _Tenant())
         if self._runtime.config.has("retention") and self._runtime.config.has("sharing"):
             self._keep_all(tenant, session, now)
         if part_of.is_last:

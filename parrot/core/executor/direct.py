@@ -159,9 +159,9 @@ class Direct:
         found: list[str] = []
         for variable in variables:
             while variable.state == "pending":
-                await self._runtime.bells.wait(variable.variable_id)
                 if session.closing:
                     raise GoneError("the session was closed", code="session_closed")
+                await self._runtime.bells.wait(variable.variable_id)
             if variable.value is None:
                 code = variable.failure.code if variable.failure is not None else "call_failed"
                 raise CallError(f"the value of {variable.name!r} did not come", code=code)

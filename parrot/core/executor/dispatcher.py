@@ -58,6 +58,8 @@ class Dispatcher:
         self._stale: dict[SessionId, Session] = {}
         """Sessions in which something changed that objectives follow from."""
         self._running: dict[CallId, asyncio.Task[None]] = {}
+        self._again: dict[CallId, None] = {}
+        """Running calls whose attempt has failed and that are to run again, when that has been counted."""
         self._suspects = Suspects()
         self.active: dict[CallId, tuple[Session, CallRecord]] = {}
         """Calls with all their inputs that have not ended, oldest first."""
@@ -181,6 +183,7 @@ class Dispatcher:
         self._ready.forget(session)
 
     def _stop(self, call_id: CallId) -> None:
+        self._again.pop(call_id, None)
         self._preparing.remove(call_id)
         self._ready.remove(call_id)
         self._runtime.retention.unwant(call_id)
@@ -206,27 +209,38 @@ class Dispatcher:
             self._ready.add(new.session, new.record, new.model, new.prompt, now_s=now)
         if not self._ready:
             return
+        num_started, num_refused = self._place_offered(group, self._offered())
+        if num_refused and self._ready:
+            # The places of those that may not join there are for others.
+            num_started += self._place_offered(group, self._offered(num_free=0))[0]
+        if num_started and self._ready:
+            # What is left has a round of its own, after everything else that the event loop has to do.
+            asyncio.get_running_loop().call_soon(self._runtime.fleet.wake_scheduler.set)
+
+    def _place_offered(self, group: asyncio.TaskGroup, offered: Iterator[ReadyCall]) -> tuple[int, int]:
+        """One round: how many calls it started, and how many may not join those where they were to be."""
         fleet = self._runtime.fleet
         snapshot = Snapshot(
-            ready=islice(self._offered(), MAX_ROUND),
+            ready=islice(offered, MAX_ROUND),
             engines=fleet.roster(),
             index=fleet.index,
             latency_target_s=self._runtime.config.latency_target_s,
             group_of=self._ready.group_of,
         )
-        num_started = 0
+        num_started = num_refused = 0
         for placement in self._schedule(snapshot).placements:
+            if not self._may_join(placement):
+                num_refused += 1
             # A group is placed as a whole, also where its tenant may run a part of it only.
-            if self._ready.is_allowed(placement.call_id) and self._may_join(placement):
+            elif self._ready.is_allowed(placement.call_id):
                 self._start(group, self._ready.take(placement.call_id), placement)
                 num_started += 1
-        if num_started and self._ready:
-            # What is left has a round of its own, after everything else that the event loop has to do.
-            asyncio.get_running_loop().call_soon(fleet.wake_scheduler.set)
+        return num_started, num_refused
 
-    def _offered(self) -> Iterator[ReadyCall]:
-        """The waiting calls by their claim; of those under suspicion no more than can be placed."""
-        num_free: int | None = None
+    def _offered(self, *, num_free: int | None = None) -> Iterator[ReadyCall]:
+        """The waiting calls by their claim; of those under suspicion no more than can be placed, or than
+        `num_free`.
+        """
         active = self.active
         for call in self._ready.order():
             if active[call.call_id][1].num_crashes:
@@ -291,6 +305,10 @@ class Dispatcher:
         self._suspects.leave(record, member)
         if self._running.get(call_id) is task:
             del self._running[call_id]
+        if call_id in self._again:
+            del self._again[call_id]
+            entry.session.graph.requeue(call_id)
+            self.make_ready(entry.session, [call_id])
         if not self._running:
             self._idle.set()
         if self._ready:
@@ -432,8 +450,7 @@ class Dispatcher:
                     )
                 ]
             )
-            session.graph.requeue(record.call_id)
-            self.make_ready(session, [record.call_id])
+            self._again[record.call_id] = None
 
     def _finish(self, session: Session, record: CallRecord, events: list[Event]) -> None:
         """A call is done; `events` are told with that."""

@@ -60,6 +60,8 @@ class Functions:
         """Functions whose beginnings are kept, and for how many models."""
         self._tried: set[tuple[str, str, int]] = set()
         """Function, engine and the engine's start: was filled there, or could not be."""
+        self.num_faults = 0
+        """Functions that were not kept warm by a fault of the service."""
 
     # ── what clients ask for ────────────────────────────────────────────────────────────────────────────────
 
@@ -189,13 +191,21 @@ class Functions:
         self._tried = {tried for tried in self._tried if (tried[1], tried[2]) in starts}
         for function in latest:
             try:
-                leadings = await asyncio.to_thread(self._leadings, function)
-            except ParrotError as error:
-                logger.warning("the function %s does not suit a model: %s", function.ref, error.message)
-                continue
-            self._want(function, leadings)
-            if function.spec.warm:
-                await self._keep_warm(function, leadings)
+                await self._consider_one(function)
+            except Exception:
+                # Keeping beginnings is an extra: without it, calls compute them.
+                self.num_faults += 1
+                logger.exception("keeping a function warm failed by a fault of the service")
+
+    async def _consider_one(self, function: Function) -> None:
+        try:
+            leadings = await asyncio.to_thread(self._leadings, function)
+        except ParrotError as error:
+            logger.warning("the function %s does not suit a model: %s", function.ref, error.message)
+            return
+        self._want(function, leadings)
+        if function.spec.warm:
+            await self._keep_warm(function, leadings)
 
     def _want(self, function: Function, leadings: Mapping[str, Leading]) -> None:
         if not self._runtime.config.has("retention"):

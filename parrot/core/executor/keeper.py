@@ -276,6 +276,9 @@ class Keeper:
             await self.close_session(session, "expired")
         except StoreError as error:
             logger.warning("session %s cannot be closed now: %s", session.session_id, error.message)
+        except GoneError:
+            # Deleted meanwhile.
+            return
 
     async def _pass_deadline(self, session: Session) -> None:
         """The session's deadline is over: everything that is still pending fails."""
@@ -311,24 +314,25 @@ class Keeper:
 
     async def close_session(self, session: Session, reason: Reason) -> None:
         """Commit the end, then stop what runs and forget the rest. When the store refuses, the session goes
-        on.
+        on: what is being committed to it is let through before, so that it goes on with all that its log has.
         """
         if session.closing:
             self.find(session.tenant_id, session.session_id)
         if is_ephemeral(session.session_id):
             self.drop(session)
             return
-        session.closing = True
-        self._bury(session, reason)
-        now = self._runtime.clock.wall_s()
-        try:
-            await self._runtime.journal.commit(
-                [SessionClosed(session_id=session.session_id, reason=reason, wall_s=now)]
-            )
-        except StoreError:
-            session.closing = False
-            self._tombstones.pop(session.session_id, None)
-            raise
+        async with self._runtime.locks.hold(session):
+            session.closing = True
+            self._bury(session, reason)
+            now = self._runtime.clock.wall_s()
+            try:
+                await self._runtime.journal.commit(
+                    [SessionClosed(session_id=session.session_id, reason=reason, wall_s=now)]
+                )
+            except StoreError:
+                session.closing = False
+                self._tombstones.pop(session.session_id, None)
+                raise
         self._dispatcher.forget(session)
         self._wake_readers(session)
         del self.sessions[session.session_id]
