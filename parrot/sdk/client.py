@@ -59,6 +59,8 @@ class Client:
     def __init__(self, http: httpx2.AsyncClient, retry: RetryPolicy | None = None) -> None:
         self._http = http
         self._retry = retry or RetryPolicy()
+        self.delay: ParrotError | None = None
+        """Why the run that is being sent, or was sent last, had to be sent again; None when it had not."""
 
     @property
     def address(self) -> str:
@@ -94,6 +96,7 @@ class Client:
         path = "/v1/run" if session_id is None else f"{_session(session_id)}/run"
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream", **_fresh_key()}
         retry = self._retry if session_id is not None or self.address in _heard else QUICK_RETRY
+        self.delay = None
         attempt = 0
         while True:
             attempt += 1
@@ -121,6 +124,7 @@ class Client:
                 error, retry = told, self._retry
             if attempt >= retry.attempts:
                 raise error
+            self.delay = error
             await asyncio.sleep(retry.delay_s(attempt, asked_s))
 
     async def _run_events(

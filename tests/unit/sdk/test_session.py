@@ -22,6 +22,7 @@ from parrot.errors import (
     UsageError,
     WaitTimeoutError,
 )
+from parrot.sdk.retry import RetryPolicy
 
 
 @semantic_function(max_tokens=5)
@@ -248,6 +249,21 @@ async def test_wait_times_out_at_its_time_and_the_call_goes_on(service: FakeServ
             await code.get(timeout_s=0)
         service.variables[code.name] = {"state": "ready", "value": "late"}
         assert await code.get(timeout_s=0) == "late"
+
+
+async def test_wait_for_a_call_that_is_not_taken_says_so_and_why(service: FakeService) -> None:
+    service.fail("POST .*/run", error_response(429, "over_limit", "64 sessions are open"), times=50)
+    slow = RetryPolicy(attempts=50, first_delay_s=0.05, max_delay_s=0.05)
+    async with open_session(service, retry=slow):
+        code = write_code(task="a")
+        with pytest.raises(WaitTimeoutError, match="has not been taken yet: 64 sessions are open") as caught:
+            await code.get(timeout_s=0.1)
+        assert "goes on" not in caught.value.message
+        service.faults.clear()
+        assert await code == "CODE"
+        service.answers["code"] = pending()
+        with pytest.raises(WaitTimeoutError, match="its call goes on"):
+            await write_code(task="b").get(timeout_s=0.2)
 
 
 @pytest.mark.parametrize(
