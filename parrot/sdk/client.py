@@ -268,10 +268,11 @@ class Client:
                 connection = self._connection("GET", path, params=params, headers=headers)
                 async with aclosing(connection) as events:
                     async for event in events:
-                        failures, event_id = 0, event.id
+                        event_id = event.id
                         if event.event == "error":
                             told = self._stream_error(event.data)
                             raise _RetryableAnswer(told) if told.retryable else told
+                        failures = 0
                         yield StreamEvent(name=event.event, data=event.data)
                         if event.event in last:
                             return

@@ -520,6 +520,17 @@ async def test_stream_that_the_service_breaks_off_for_a_while_is_taken_up(servic
     assert len(service.last_event_ids) == 2
 
 
+async def test_stream_that_the_service_breaks_off_each_time_is_given_up(service: FakeService) -> None:
+    service.streams = [
+        sse(("error", {"error": {"code": "draining", "message": "restarting"}}, "")) for _ in range(9)
+    ]
+    async with open_session(service):
+        with pytest.raises(UnavailableError, match="restarting"):
+            async for _ in write_code(task="a").stream():
+                pass
+    assert len(service.last_event_ids) == 4
+
+
 async def test_stream_that_a_restart_threw_back_begins_anew(service: FakeService) -> None:
     ready = {"variable_id": "v", "name": None, "state": "ready", "value": "abcd"}
     service.streams = [
