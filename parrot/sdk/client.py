@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx2
 from pydantic import ValidationError
 
-from parrot.errors import ConflictError, ParrotError, UnreachableError, UsageError
+from parrot.errors import ConflictError, NotFoundError, ParrotError, UnreachableError, UsageError
 from parrot.sdk.retry import NO_RETRY, QUICK_RETRY, RetryPolicy
 from parrot.types.objective import Objective
 from parrot.wire.answers import (
@@ -331,9 +331,13 @@ class Client:
 
     def _error(self, response: httpx2.Response) -> ParrotError:
         try:
-            return from_body(ErrorEnvelope.model_validate_json(response.content).error)
+            error = from_body(ErrorEnvelope.model_validate_json(response.content).error)
         except ValidationError:
             return self._bad_answer(response)
+        if error.code == "no_route":
+            message = f"{self.address} has no such route; the address of a service is without /v1"
+            return NotFoundError(message, code="no_route")
+        return error
 
     def _stream_error(self, data: str) -> ParrotError:
         for model in (ErrorEnvelope, ErrorBody):

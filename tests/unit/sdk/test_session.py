@@ -15,6 +15,7 @@ from parrot.errors import (
     CallError,
     ConflictError,
     InvalidError,
+    NotFoundError,
     ParrotError,
     TemplateError,
     UnavailableError,
@@ -709,6 +710,13 @@ async def test_key_is_sent_over_plain_http_only_when_told(service: FakeService) 
             ) as session:
                 await session.open()
     assert seen == ["Bearer secret", "Bearer secret"]
+
+
+async def test_address_with_the_interfaces_path_is_told_to_be_without(service: FakeService) -> None:
+    transport = httpx2.MockTransport(service)
+    async with parrot.connect("http://127.0.0.1:1/v1", transport=transport):
+        with pytest.raises(NotFoundError, match=r"127\.0\.0\.1:1/v1 .* without /v1"):
+            await write_code(task="a")
 
 
 async def test_nothing_listening_is_said_soon_with_the_address() -> None:
