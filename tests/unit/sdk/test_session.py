@@ -307,13 +307,20 @@ async def test_input_that_is_no_text_is_a_type_error_before_the_network(
     assert service.submissions == []
 
 
-@pytest.mark.parametrize("text", ["a\x00b", "\ud800"])
-async def test_text_that_cannot_travel_is_refused_before_the_network(service: FakeService, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "code", "meaning"),
+    [("a\x00b", "nul_not_allowed", "U\\+0000"), ("\ud800", "invalid_unicode", "surrogate")],
+)
+async def test_text_that_cannot_travel_is_refused_before_the_network(
+    service: FakeService, text: str, code: str, meaning: str
+) -> None:
     async with open_session(service) as session:
-        with pytest.raises(InvalidError):
+        with pytest.raises(InvalidError, match=meaning) as caught:
             write_code(task=text)
-        with pytest.raises(InvalidError):
+        assert (caught.value.code, caught.value.param) == (code, "task")
+        with pytest.raises(InvalidError, match=meaning) as caught:
             await session.variable("v").set(text)
+        assert (caught.value.code, caught.value.param) == (code, "value")
     assert service.submissions == []
 
 
