@@ -187,7 +187,7 @@ class UnreachableError(ParrotError):
 
 
 class WaitTimeoutError(ParrotError, TimeoutError):
-    """The variable was not ready within the time the client gave; the call goes on."""
+    """The variable was not ready within the time the client gave; its call goes on, or is yet to be taken."""
 
     default_code = "wait_timeout"
     retryable = True

@@ -86,7 +86,12 @@ class ServiceClient:
     def _request(self, method: str, path: str, **request: Any) -> httpx2.Response:
         try:
             response = self._http.request(method, path, **request)
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
+            raise UnreachableError(
+                f"{self.url!r} is not an address such as {DEFAULT_URL}",
+                data={"fix": "name the service's address with --url or PARROT_URL"},
+            ) from error
+        except httpx2.HTTPError as error:
             raise UnreachableError(f"no service answers at {self.url}: {error}") from error
         if response.status_code < 400:
             return response

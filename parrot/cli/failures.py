@@ -29,6 +29,7 @@ FIXES = {
     "store_corrupt": "restore the file from a backup, or move it away to begin anew",
     "store_newer": "update Parrot, or name another file with --db",
     "store_full": "free space on the store's disk, or name another file with --db",
+    "no_route": "name the service by its address without /v1, with --url or PARROT_URL",
     "not_found": "`parrot sessions ls` lists what there is",
     "model_not_found": "`parrot engines ls` lists the models served",
     "engine_unavailable": "wait until an engine has started: `parrot engines ls` shows how far it is",
@@ -54,7 +55,7 @@ def report(error: ParrotError, invocation: Invocation) -> int:
     if invocation.json:
         click.echo(json.dumps({"error": {**body, "fix": fix}}))
     click.echo(f"{click.style(f'error[{error.number}]', fg='red', bold=True)}: {error.message}", err=True)
-    if known and error.code != "bad_config":
+    if known and error.code != "bad_config" and known.meaning != error.message:
         click.echo(f"  why: {known.meaning}", err=True)
     if fix:
         lines = str(fix).splitlines()

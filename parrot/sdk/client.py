@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx2
 from pydantic import ValidationError
 
-from parrot.errors import ConflictError, ParrotError, UnreachableError, UsageError
+from parrot.errors import ConflictError, NotFoundError, ParrotError, UnreachableError, UsageError
 from parrot.sdk.retry import NO_RETRY, QUICK_RETRY, RetryPolicy
 from parrot.types.objective import Objective
 from parrot.wire.answers import (
@@ -59,6 +59,8 @@ class Client:
     def __init__(self, http: httpx2.AsyncClient, retry: RetryPolicy | None = None) -> None:
         self._http = http
         self._retry = retry or RetryPolicy()
+        self.delay: ParrotError | None = None
+        """Why the run that is being sent, or was sent last, had to be sent again; None when it had not."""
 
     @property
     def address(self) -> str:
@@ -94,6 +96,7 @@ class Client:
         path = "/v1/run" if session_id is None else f"{_session(session_id)}/run"
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream", **_fresh_key()}
         retry = self._retry if session_id is not None or self.address in _heard else QUICK_RETRY
+        self.delay = None
         attempt = 0
         while True:
             attempt += 1
@@ -121,6 +124,7 @@ class Client:
                 error, retry = told, self._retry
             if attempt >= retry.attempts:
                 raise error
+            self.delay = error
             await asyncio.sleep(retry.delay_s(attempt, asked_s))
 
     async def _run_events(
@@ -264,10 +268,11 @@ class Client:
                 connection = self._connection("GET", path, params=params, headers=headers)
                 async with aclosing(connection) as events:
                     async for event in events:
-                        failures, event_id = 0, event.id
+                        event_id = event.id
                         if event.event == "error":
                             told = self._stream_error(event.data)
                             raise _RetryableAnswer(told) if told.retryable else told
+                        failures = 0
                         yield StreamEvent(name=event.event, data=event.data)
                         if event.event in last:
                             return
@@ -326,9 +331,13 @@ class Client:
 
     def _error(self, response: httpx2.Response) -> ParrotError:
         try:
-            return from_body(ErrorEnvelope.model_validate_json(response.content).error)
+            error = from_body(ErrorEnvelope.model_validate_json(response.content).error)
         except ValidationError:
             return self._bad_answer(response)
+        if error.code == "no_route":
+            message = f"{self.address} has no such route; the address of a service is without /v1"
+            return NotFoundError(message, code="no_route")
+        return error
 
     def _stream_error(self, data: str) -> ParrotError:
         for model in (ErrorEnvelope, ErrorBody):

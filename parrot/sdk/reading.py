@@ -42,7 +42,7 @@ class ValueReader:
                 return await self._read(variable, objective, timeout_s)
         except TimeoutError:
             raise WaitTimeoutError(
-                f"{variable.name} was not ready within {timeout_s or 0:g} s; its call goes on",
+                f"{variable.name} was not ready within {timeout_s or 0:g} s; {self._meanwhile(variable)}",
                 data={"timeout_s": timeout_s},
             ) from None
 
@@ -86,6 +86,13 @@ class ValueReader:
                 elif new := assembler.delta(piece):
                     yield new
         assembler.reset()
+
+    def _meanwhile(self, variable: SemanticVariable[Any]) -> str:
+        """What a wait that was too short is told of the variable's call."""
+        if variable.accepted is None or variable.accepted.done:
+            return "its call goes on"
+        why = self._client.delay
+        return "its call has not been taken yet" + (f": {why.message}" if why is not None else "")
 
     def _followed(self, variable: SemanticVariable[Any], objective: Objective | None) -> Followed | None:
         """What the service tells of a variable by itself, if it knows that it is waited for like this."""

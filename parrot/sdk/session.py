@@ -16,11 +16,13 @@ from typing import Any, TypeVar, overload
 from pydantic import ValidationError
 
 from parrot.errors import (
+    CODES,
     CallError,
     InvalidError,
     ParrotError,
     UnreachableError,
     UsageError,
+    error_from_code,
 )
 from parrot.sdk.client import Client, StreamEvent
 from parrot.sdk.function import SemanticFunction
@@ -532,8 +534,13 @@ class Session:
 
 def invalid(error: ValidationError, where: str) -> ParrotError:
     """The error of the tree for a value that the wire schema refuses."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    param = ".".join(str(part) for part in first["loc"])
+    first = error.errors(include_url=False)[0]
+    place = first["loc"]
+    code = str(first.get("ctx", {}).get("error", ""))
+    if place and code in CODES:
+        param = str(place[1] if place[0] == "parameters" and len(place) > 1 else place[0])
+        return error_from_code(code, f"{where}: {param} is {CODES[code].meaning}", param=param)
+    param = ".".join(str(part) for part in place)
     return InvalidError(f"{where}: {param}: {first['msg']}", param=param)
 
 

@@ -103,7 +103,7 @@ class SemanticVariable(Generic[T_co]):
             timeout_s: Seconds to wait at most; None waits until there is a value or an error, 0 only looks.
 
         Raises:
-            WaitTimeoutError: not ready in time; the call goes on.
+            WaitTimeoutError: not ready in time; the call goes on, or is still to be taken, and why is said.
             CallError: the call failed, or something it depends on; `code` says how, `bad_value` that the text
                 is not of the declared type.
             UnreachableError: the service cannot be reached.

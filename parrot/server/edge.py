@@ -24,7 +24,7 @@ from parrot.server.openai.errors import is_openai_path, openai_error_response
 from parrot.server.parameters import CALLER, HEADERS, REQUEST_ID, content_length, single_headers
 from parrot.types.ids import IdSource, TenantId
 
-OPEN_PATHS = frozenset({"/healthz"})
+OPEN_ROUTES = frozenset({("GET", "/healthz")})
 """Answered without a key, if the route that is found says so too: elsewhere, who has none finds nothing."""
 
 MAKING_METHODS = frozenset({"POST", "PUT"})
@@ -110,7 +110,7 @@ class Edge:
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > config.max_uri_bytes:
             raise MalformedError(f"the URI is longer than {config.max_uri_bytes:,} bytes", code="bad_header")
         headers = single_headers(raw)
-        if scope["path"] not in OPEN_PATHS:
+        if (scope["method"], scope["path"]) not in OPEN_ROUTES:
             scope[CALLER] = caller = self._authenticator.caller(headers.get(b"authorization"))
             if scope["method"] in MAKING_METHODS:
                 self._admit_request(caller.tenant_id)

@@ -143,4 +143,15 @@ def test_an_unknown_session_ends_with_status_1_and_the_errors_number(
 
 def test_a_url_that_is_no_url_ends_with_status_3(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["ps", "--url", "nonsense"]) == 3
-    assert "error[P7000]" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith("error[P7000]: 'nonsense' is not an address such as http://127.0.0.1:8321")
+    assert "parrot serve" not in told
+
+
+def test_a_url_with_the_interfaces_path_is_told_to_be_without(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["ps", "--url", f"{url}/v1"]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["error[P1402]: no such route", told[-1]]
+    assert "without /v1" in told[-1]

@@ -31,7 +31,7 @@ def read_document(files: Sequence[Path]) -> Document:
         return _own_document()
     text = "\n\n".join(_read(file) for file in files).strip()[:MAX_DOCUMENT_CHARS]
     if not text:
-        raise ConfigError("there is no text in what was named", param="FILE")
+        raise _unusable("there is no text in what was named", "FILE")
     title = files[0].name if len(files) == 1 else f"{files[0].name} and {len(files) - 1} more"
     return Document(title=title, text=text)
 
@@ -60,9 +60,13 @@ def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8").replace("\x00", "")
     except UnicodeDecodeError:
-        raise ConfigError(f"{file} is not UTF-8 text", param=str(file)) from None
+        raise _unusable(f"{file} is not UTF-8 text", str(file)) from None
     except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}", param=str(file)) from None
+        raise _unusable(f"{file} cannot be read: {error.strerror}", str(file)) from None
+
+
+def _unusable(message: str, param: str) -> ConfigError:
+    return ConfigError(message, param=param, data={"fix": "name a text file, or none at all"})
 
 
 def _own_document() -> Document:

@@ -118,6 +118,8 @@ class ChatWriter:
         """Of choices that are calls, or may be."""
         self._spoken: set[int] = set()
         """Choices that are no calls."""
+        self._untold: dict[int, list[TokenLogprob]] = {}
+        """Likelihoods of tokens of which nothing was shown yet."""
 
     def whole(self, outcomes: Sequence[Outcome], usage: Json) -> Json:
         """The answer in one piece."""
@@ -143,13 +145,13 @@ class ChatWriter:
 
     def piece(self, index: int, piece: Piece) -> Json | None:
         """A chunk with more of a choice; None when nothing of it can be told yet."""
-        if self._tools and index not in self._spoken:
-            if index not in self._calling and not piece.text:
-                return None
-            if index in self._calling or is_call(piece.text):
-                return self._call_chunk(index, piece.text)
-            self._spoken.add(index)
-        return self._chunk(index, {"content": piece.text}, logprobs=self._logprobs(piece.logprobs))
+        untold = self._untold.setdefault(index, [])
+        untold += piece.logprobs
+        delta = self._delta(index, piece.text)
+        if delta is None:
+            return None
+        del self._untold[index]
+        return self._chunk(index, delta, logprobs=self._logprobs(untold))
 
     def last(self, index: int, outcome: Outcome) -> Sequence[Json]:
         """The chunks with what was not told yet of a choice, and how it ended."""
@@ -162,14 +164,31 @@ class ChatWriter:
             bare = [number for number, call in enumerate(reader.calls) if not call.arguments]
             calls = [{"index": number, "function": {"arguments": NO_ARGUMENTS}} for number in bare]
             deltas += [{"tool_calls": calls}] if calls else []
+        deltas.append({})
         reason = _finish_reason(outcome, has_calls=has_calls)
+        untold = self._untold.pop(index, None)
         return [
-            *(self._chunk(index, delta) for delta in deltas),
-            self._chunk(index, {}, finish_reason=reason),
+            self._chunk(
+                index,
+                delta,
+                logprobs=self._logprobs(untold) if untold and number == 0 else None,
+                finish_reason=reason if number == len(deltas) - 1 else None,
+            )
+            for number, delta in enumerate(deltas)
         ]
 
-    def _call_chunk(self, index: int, text: str) -> Json | None:
-        """A chunk with more of a choice's calls: names when they are there, arguments as they come."""
+    def _delta(self, index: int, text: str) -> Json | None:
+        """What more text of a choice shows."""
+        if self._tools and index not in self._spoken:
+            if index not in self._calling and not text:
+                return None
+            if index in self._calling or is_call(text):
+                return self._call_delta(index, text)
+            self._spoken.add(index)
+        return {"content": text}
+
+    def _call_delta(self, index: int, text: str) -> Json | None:
+        """More of a choice's calls: names when they are there, arguments as they come."""
         calls: list[Json] = []
         for piece in self._calling.setdefault(index, CallReader()).feed(text):
             call: Json = {"index": piece.number, "function": {"arguments": piece.arguments}}
@@ -177,7 +196,7 @@ class ChatWriter:
                 call |= {"id": f"{self._call_prefix(index)}{piece.number}", "type": "function"}
                 call["function"] = {"name": piece.name, "arguments": piece.arguments}
             calls.append(call)
-        return self._chunk(index, {"tool_calls": calls}) if calls else None
+        return {"tool_calls": calls} if calls else None
 
     def usage(self, usage: Json) -> Json:
         """The chunk with the usage."""

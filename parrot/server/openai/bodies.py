@@ -1,7 +1,8 @@
 """What OpenAI clients send, as far as it can be served.
 
 Fields that clients send and that change nothing here are taken; fields that would change the answer's
-meaning and are not served are refused, by name, never passed over. A field set to null counts as absent.
+meaning and are not served are refused, by name, never passed over. A field set to null counts as absent, but
+for those that have a default.
 """
 
 from typing import Annotated, Literal

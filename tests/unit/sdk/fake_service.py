@@ -146,5 +146,5 @@ def session_view(body: dict[str, Any]) -> dict[str, Any]:
 async def open_session(service: FakeService, **options: Any) -> AsyncIterator[Session]:
     """A session on the fake service."""
     transport = httpx2.MockTransport(service)
-    async with connect("http://127.0.0.1:1", transport=transport, retry=FAST, **options) as session:
+    async with connect("http://127.0.0.1:1", transport=transport, **{"retry": FAST, **options}) as session:
         yield session

@@ -15,6 +15,7 @@ from parrot.errors import (
     CallError,
     ConflictError,
     InvalidError,
+    NotFoundError,
     ParrotError,
     TemplateError,
     UnavailableError,
@@ -22,6 +23,7 @@ from parrot.errors import (
     UsageError,
     WaitTimeoutError,
 )
+from parrot.sdk.retry import RetryPolicy
 
 
 @semantic_function(max_tokens=5)
@@ -250,6 +252,21 @@ async def test_wait_times_out_at_its_time_and_the_call_goes_on(service: FakeServ
         assert await code.get(timeout_s=0) == "late"
 
 
+async def test_wait_for_a_call_that_is_not_taken_says_so_and_why(service: FakeService) -> None:
+    service.fail("POST .*/run", error_response(429, "over_limit", "64 sessions are open"), times=50)
+    slow = RetryPolicy(attempts=50, first_delay_s=0.05, max_delay_s=0.05)
+    async with open_session(service, retry=slow):
+        code = write_code(task="a")
+        with pytest.raises(WaitTimeoutError, match="has not been taken yet: 64 sessions are open") as caught:
+            await code.get(timeout_s=0.1)
+        assert "goes on" not in caught.value.message
+        service.faults.clear()
+        assert await code == "CODE"
+        service.answers["code"] = pending()
+        with pytest.raises(WaitTimeoutError, match="its call goes on"):
+            await write_code(task="b").get(timeout_s=0.2)
+
+
 @pytest.mark.parametrize(
     "options", [{"timeout_s": -1}, {"timeout_s": float("nan")}, {"timeout_s": True}, {"objective": "soon"}]
 )
@@ -290,13 +307,20 @@ async def test_input_that_is_no_text_is_a_type_error_before_the_network(
     assert service.submissions == []
 
 
-@pytest.mark.parametrize("text", ["a\x00b", "\ud800"])
-async def test_text_that_cannot_travel_is_refused_before_the_network(service: FakeService, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "code", "meaning"),
+    [("a\x00b", "nul_not_allowed", "U\\+0000"), ("\ud800", "invalid_unicode", "surrogate")],
+)
+async def test_text_that_cannot_travel_is_refused_before_the_network(
+    service: FakeService, text: str, code: str, meaning: str
+) -> None:
     async with open_session(service) as session:
-        with pytest.raises(InvalidError):
+        with pytest.raises(InvalidError, match=meaning) as caught:
             write_code(task=text)
-        with pytest.raises(InvalidError):
+        assert (caught.value.code, caught.value.param) == (code, "task")
+        with pytest.raises(InvalidError, match=meaning) as caught:
             await session.variable("v").set(text)
+        assert (caught.value.code, caught.value.param) == (code, "value")
     assert service.submissions == []
 
 
@@ -504,6 +528,17 @@ async def test_stream_that_the_service_breaks_off_for_a_while_is_taken_up(servic
     assert len(service.last_event_ids) == 2
 
 
+async def test_stream_that_the_service_breaks_off_each_time_is_given_up(service: FakeService) -> None:
+    service.streams = [
+        sse(("error", {"error": {"code": "draining", "message": "restarting"}}, "")) for _ in range(9)
+    ]
+    async with open_session(service):
+        with pytest.raises(UnavailableError, match="restarting"):
+            async for _ in write_code(task="a").stream():
+                pass
+    assert len(service.last_event_ids) == 4
+
+
 async def test_stream_that_a_restart_threw_back_begins_anew(service: FakeService) -> None:
     ready = {"variable_id": "v", "name": None, "state": "ready", "value": "abcd"}
     service.streams = [
@@ -682,6 +717,13 @@ async def test_key_is_sent_over_plain_http_only_when_told(service: FakeService) 
             ) as session:
                 await session.open()
     assert seen == ["Bearer secret", "Bearer secret"]
+
+
+async def test_address_with_the_interfaces_path_is_told_to_be_without(service: FakeService) -> None:
+    transport = httpx2.MockTransport(service)
+    async with parrot.connect("http://127.0.0.1:1/v1", transport=transport):
+        with pytest.raises(NotFoundError, match=r"127\.0\.0\.1:1/v1 .* without /v1"):
+            await write_code(task="a")
 
 
 async def test_nothing_listening_is_said_soon_with_the_address() -> None:

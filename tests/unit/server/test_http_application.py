@@ -132,6 +132,19 @@ async def test_a_wrong_method_is_told_every_right_one() -> None:
     assert (variable.status_code, variable.headers["allow"]) == (405, "GET, PUT")
 
 
+@pytest.mark.parametrize("method", ["HEAD", "POST", "OPTIONS"])
+async def test_a_wrong_method_of_the_open_route_is_told_to_whoever_may_come_in(method: str) -> None:
+    tenant = TenantId("t")
+    keyed = ServerConfig(keys=(ApiKey.of(tenant, "secret"),))
+    async with client_of(app_of(FakeService())) as client:
+        answers = [await client.request(method, "/healthz")]
+    async with client_of(app_of(FakeService(), keyed)) as client:
+        answers.append(await client.request(method, "/healthz", headers={"Authorization": "Bearer secret"}))
+        without = await client.request(method, "/healthz")
+    assert [(answer.status_code, answer.headers.get("allow")) for answer in answers] == [(405, "GET")] * 2
+    assert without.status_code == 401
+
+
 @pytest.mark.parametrize("path", ["/", "//v1/sessions", "/v1/sessions/", "/v1", "/v1/../internal", "/docs"])
 async def test_a_path_that_is_no_route_is_404_in_the_envelope(path: str) -> None:
     exchange = Exchange(path)

@@ -1,11 +1,16 @@
 """Calls of tools are read the same however their text is cut into pieces."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parrot.core.executor.requests import Outcome, Piece
+from parrot.engine.scripted_tokenizer import ScriptedTokenizer
+from parrot.ports.engine import TokenLogprob
+from parrot.server.openai.answers import ChatWriter, Head
 from parrot.server.openai.tool_stream import CallReader
 
 VALUES = st.recursive(
@@ -54,3 +59,28 @@ def test_what_is_no_call_is_passed_over_and_what_is_cut_off_is_there_as_far_as_i
     reader = CallReader()
     reader.feed(text)
     assert [(call.name, call.arguments) for call in reader.calls] == calls
+
+
+def told_in(answer: Any) -> list[object]:
+    told = answer["choices"][0]["logprobs"]
+    return [] if told is None else list(told["content"])
+
+
+@pytest.mark.parametrize("text", ['[{"name": "now", "arguments": {}}]', "{}", "[]", "in words"])
+def test_a_stream_tells_the_likelihoods_of_all_tokens_whatever_the_answer_is(text: str) -> None:
+    told = tuple(TokenLogprob(token_id=65 + number, logprob=-number) for number in range(len(text) + 1))
+    pieces = [Piece(text=shown, logprobs=(one,)) for shown, one in zip(("", *text), told, strict=True)]
+    outcome = Outcome(
+        text=text,
+        finish_reason="stop",
+        num_prompt_tokens=1,
+        num_shared_tokens=0,
+        num_tokens=len(told),
+        logprobs=told,
+    )
+    writer = ChatWriter(
+        Head(id="chatcmpl-1", created=0, model="m"), ScriptedTokenizer(), tells=True, tools=True
+    )
+    chunks = [*(writer.piece(0, piece) for piece in pieces), *writer.last(0, outcome)]
+    streamed = [token for chunk in chunks if chunk is not None for token in told_in(chunk)]
+    assert streamed == told_in(writer.whole([outcome], {}))
