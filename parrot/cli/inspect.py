@@ -178,6 +178,16 @@ def sessions_cancel(
     say(f"{len(answer.cancelled)} calls cancelled")
 
 
+@sessions.command("delete")
+@click.argument("session_ids", nargs=-1, required=True, metavar="SESSION_ID…")
+@service_option
+def sessions_delete(service: ServiceClient, session_ids: tuple[str, ...]) -> None:
+    """Delete sessions: what runs of them is cancelled, and what they hold is freed and forgotten."""
+    for session_id in session_ids:
+        service.delete(f"/v1/sessions/{session_id}")
+        click.echo(session_id)
+
+
 def _write_engines(found: EngineList) -> None:
     told = found.has_loads
     write_table(

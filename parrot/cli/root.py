@@ -52,7 +52,7 @@ COMMANDS = {
     "serve": ("parrot.cli.serve:serve", "Serve applications over HTTP."),
     "run": ("parrot.cli.run:run", "Run a Python program with a service inside this process."),
     "ps": ("parrot.cli.inspect:ps", "Show engines and running calls."),
-    "sessions": ("parrot.cli.inspect:sessions", "List, show, draw and cancel sessions."),
+    "sessions": ("parrot.cli.inspect:sessions", "List, show, draw, cancel and delete sessions."),
     "functions": ("parrot.cli.functions:functions", "List, show, call and push registered functions."),
     "mcp": ("parrot.cli.mcp:mcp", "Offer registered functions as tools of the Model Context Protocol."),
     "engines": ("parrot.cli.inspect:engines", "List engines and their load."),

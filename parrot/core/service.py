@@ -28,7 +28,7 @@ from parrot.core.service_config import ServiceConfig
 from parrot.core.sessions import Session
 from parrot.core.variables import Variable
 from parrot.core.views import engine_view, graph_by_steps, graph_view, session_view, variable_view
-from parrot.errors import UnavailableError, fault_trace
+from parrot.errors import NotFoundError, UnavailableError, fault_trace
 from parrot.ports.clock import Clock
 from parrot.ports.engine import StartEngine
 from parrot.ports.store import Store
@@ -383,6 +383,13 @@ class Service:
                 for model in self._fleet.models.values()
             )
         )
+
+    def model(self, name: str) -> ModelView:
+        """One of them. Raises `NotFoundError` (`model_not_found`)."""
+        for view in self.models().data:
+            if view.id == name:
+                return view
+        raise NotFoundError("no model of that name is served here", code="model_not_found", param="model")
 
     def engines(self) -> EngineList:
         """The engines that have been up, and their load."""

@@ -94,7 +94,7 @@ def describe(
 ) -> DirectRoute:
     """A route and its description."""
     parameters: list[dict[str, object]] = [
-        {"name": piece[1:-1], "in": "path", "required": True, "schema": {"type": "string"}}
+        {"name": piece[1:-1].partition(":")[0], "in": "path", "required": True, "schema": {"type": "string"}}
         for piece in path.split("/")
         if piece.startswith("{")
     ]

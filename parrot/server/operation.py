@@ -15,7 +15,7 @@ from parrot.server.metrics import Metrics
 from parrot.server.openapi import DirectRoute, describe
 from parrot.server.parameters import caller_of, query_of, tenant_of
 from parrot.server.routes import json_answer
-from parrot.wire.answers import ENGINE_LOAD, EngineList, Health, ModelList
+from parrot.wire.answers import ENGINE_LOAD, EngineList, Health, ModelList, ModelView
 
 SERVER_LIMITS = (
     "max_connections",
@@ -48,6 +48,7 @@ class OperationRoutes:
             describe("/readyz", self.readyz, "GET", Health),
             describe("/metrics", self.metrics, "GET", None, access="admin"),
             describe("/v1/models", self.models, "GET", ModelList),
+            describe("/v1/models/{model:path}", self.model, "GET", ModelView),
             describe("/v1/engines", self.engines, "GET", EngineList),
             describe("/v1/limits", self.limits, "GET", None),
         ]
@@ -77,6 +78,11 @@ class OperationRoutes:
         """The models that are served."""
         query_of(request)
         return json_answer(self._service.models())
+
+    async def model(self, request: Request) -> Response:
+        """One model that is served; its name may have slashes."""
+        query_of(request)
+        return json_answer(self._service.model(request.path_params["model"]))
 
     async def engines(self, request: Request) -> Response:
         """The engines; with their loads for operators, which is everybody where there are no keys."""

@@ -1,7 +1,8 @@
 """From a request's path to its handler, with nothing in between.
 
 Routes are FastAPI's, which describes them; its own way to a handler passes every route's pattern and half a
-dozen layers, for things that are not used here. What is not found here is for it to say.
+dozen layers, for things that are not used here. What is not found here is for it to say, and so are routes
+whose parameters are more than one piece of a path.
 """
 
 from collections.abc import Sequence
@@ -33,7 +34,8 @@ class Router:
         self._root = _Place()
         self._otherwise = otherwise
         for route in routes:
-            self._add(route)
+            if ":" not in route.path:
+                self._add(route)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

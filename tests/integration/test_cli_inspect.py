@@ -132,6 +132,12 @@ def test_a_sessions_calls_are_cancelled(command: Command, waiting_session_id: st
     assert "1 cancelled" in command("sessions", "show", waiting_session_id)
 
 
+def test_sessions_are_deleted(command: Command, waiting_session_id: str) -> None:
+    assert command("sessions", "delete", waiting_session_id) == f"{waiting_session_id}\n"
+    listed = json.loads(command("sessions", "ls", "--json"))["sessions"]
+    assert waiting_session_id not in [session["session_id"] for session in listed]
+
+
 def test_an_unknown_session_ends_with_status_1_and_the_errors_number(
     url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

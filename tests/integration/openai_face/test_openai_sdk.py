@@ -45,6 +45,13 @@ async def test_models_are_listed(client: Client) -> None:
     assert [model.id for model in models.data] == ["scripted"]
 
 
+async def test_a_model_is_looked_up(client: Client) -> None:
+    assert (await client.models.retrieve("scripted")).id == "scripted"
+    with pytest.raises(openai.NotFoundError) as caught:
+        await client.models.retrieve("some/other")
+    assert caught.value.code == "model_not_found"
+
+
 async def test_a_chat_is_answered(client: Client) -> None:
     answer = await client.chat.completions.create(
         model="scripted",

@@ -49,7 +49,8 @@ def as_fastapi_finds(app: ParrotApp, method: str, path: str) -> tuple[Any, dict[
     for route in app.router.routes:
         match, found = route.matches(scope)
         if match is Match.FULL:
-            return (route, found["path_params"]) if isinstance(route, DirectRoute) else None
+            is_quick = isinstance(route, DirectRoute) and ":" not in route.path
+            return (route, found["path_params"]) if is_quick else None
     return None
 
 
@@ -64,7 +65,7 @@ def test_every_path_leads_where_fastapi_leads_it() -> None:
             found = router.find(method, path)
             assert found == as_fastapi_finds(app, method, path), (method, path)
             known += found is not None
-    assert known >= len(routes)
+    assert known >= sum(":" not in route.path for route in routes)
 
 
 async def test_what_is_not_found_is_handed_on() -> None:
