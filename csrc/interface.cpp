@@ -59,7 +59,7 @@ struct ParrotKernels {
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Goes up when a function changes.
-EXPORT int parrot_abi_version(void) { return 4; }
+EXPORT int parrot_abi_version(void) { return 5; }
 
 EXPORT int parrot_num_isas(void) { return kNumTables; }
 

@@ -12,7 +12,7 @@ Isa = Literal["portable", "avx2", "avx512-bf16", "amx-bf16"]
 ISAS: tuple[Isa, ...] = ("portable", "avx2", "avx512-bf16", "amx-bf16")
 """From the plainest to the fastest; the place is the number that the library knows it by."""
 
-_ABI_VERSION = 4
+_ABI_VERSION = 5
 
 _int, _long, _float, _pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
