@@ -19,6 +19,10 @@ from parrot.ports.clock import Clock
 WARM_UP = Size(scale=0.05)
 """Small, and of the same kind."""
 
+SETTLE_S = 1.0
+"""Each server has so long for itself after a run, while the others are still held: what it does once it is
+idle is not done in another's time."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
@@ -30,7 +34,7 @@ class Contender:
     """Sides with the same one share its cache, and so never get the same texts."""
     process: ServerProcess | None = None
     """Held while it is another's turn: some servers' threads go on turning after their work. Parrot's is not:
-    its processes listen for each other's heartbeats, and take no time when idle."""
+    its processes listen for each other's heartbeats, and take no time when they have settled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +95,7 @@ class AppsSuite:
                     tell(f"{case.work}, run {number + 1} of {self._plan.runs}: {contender.side.name}")
                     with self._alone(contender):
                         record = await self._record(contender, case, number)
+                        await self._clock.sleep(SETTLE_S)
                     self.records.append(record)
                     yield record
 

@@ -42,6 +42,11 @@ class SlotCache(Protocol):
         """Where what must be written nowhere goes."""
         ...
 
+    @property
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values, [layers, kv_heads, ...] each."""
+        ...
+
 
 class KvCache:
     """The tensors. One scratch slot after the last block takes what must be written nowhere."""
@@ -56,6 +61,11 @@ class KvCache:
         # Padding reads the scratch slot with weight 0, which is 0 only if what it reads is finite.
         self.keys[:, :, self.scratch_slot] = 0
         self.values[:, :, self.scratch_slot] = 0
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values."""
+        return self.keys, self.values
 
     def write(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Put one layer's `keys` and `values` ([tokens, kv_heads, head_dim]) at `slots` ([tokens], int64)."""

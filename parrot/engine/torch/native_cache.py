@@ -19,5 +19,7 @@ class NativeKvCache:
         self.num_slots = -(-num_blocks * shape.block_tokens // TILE_SLOTS) * TILE_SLOTS
         size = (shape.num_layers, shape.num_kv_heads, self.num_slots * shape.head_dim)
         keys, values = torch.empty(size, dtype=shape.dtype), torch.empty(size, dtype=shape.dtype)
+        self.tensors = (keys, values)
+        """All layers' keys and values, [layers, kv_heads, num_slots · head_dim] each."""
         self.layers = list(zip(keys.unbind(), values.unbind(), strict=True))
         """Each layer's keys and values, [kv_heads, num_slots · head_dim]."""

@@ -24,6 +24,7 @@ from parrot.engine.torch.models.registry import ModelSource, choose_model
 from parrot.engine.torch.models.shape import ModelShape
 from parrot.engine.torch.native_attention import NativeAttention
 from parrot.engine.torch.paths import DEFAULT_THREADS, AttentionPath, choose_attention, choose_kernels
+from parrot.engine.torch.residency import Residency
 from parrot.engine.torch.runner import Runner
 from parrot.engine.torch.sampler import Sampler
 from parrot.engine.torch.step_loop import Report, StepLoop
@@ -64,6 +65,8 @@ class Parts:
     model_hash: str
     torch_threads: int
     """Threads for what torch computes of a step."""
+    residency: Residency | None = None
+    """What lays out KV memory ahead of its use; None where it does not lie in the machine's memory."""
     times: StepTimes | None = None
     """Where steps note their times, when they are measured."""
 
@@ -121,6 +124,7 @@ class Parts:
             context_tokens=self.context_tokens,
             seed=config.seed,
             torch_threads=self.torch_threads,
+            residency=self.residency,
             report=report,
             clock=clock,
             times=self.times,
@@ -234,6 +238,7 @@ def _build(config: TorchConfig, progress: Progress, times: StepTimes | None) -> 
         ),
         # A team of threads that torch keeps would wait at hand on the processors that the kernels compute on.
         torch_threads=1 if is_fused else config.num_threads or DEFAULT_THREADS,
+        residency=Residency(tree.pool, path.cache.tensors) if device.type == "cpu" else None,
         times=times,
     )
 

@@ -16,6 +16,7 @@ from parrot.engine.torch.batcher import Batcher, Chunk, Request, Step
 from parrot.engine.torch.grammar import OutputBound
 from parrot.engine.torch.logprobs import step_logprobs
 from parrot.engine.torch.output import Decoder, Output
+from parrot.engine.torch.residency import Residency
 from parrot.engine.torch.runner import Runner
 from parrot.engine.torch.sampler import COMPLETE, Choice, Sampler
 from parrot.engine.torch.timing import StepTimes
@@ -85,6 +86,7 @@ class StepLoop:
         context_tokens: int,
         seed: int,
         torch_threads: int,
+        residency: Residency | None,
         report: Callable[[Report], None],
         clock: Clock,
         times: StepTimes | None = None,
@@ -99,6 +101,7 @@ class StepLoop:
         self._context_tokens = context_tokens
         self._seeds = torch.Generator().manual_seed(seed)
         self._torch_threads = torch_threads
+        self._residency = residency
         self._report = report
         self._clock = clock
         self._jobs: dict[Request, _Job] = {}
@@ -176,6 +179,9 @@ class StepLoop:
 
     def _take_commands(self, *, wait: bool) -> bool:
         """Carry out what was posted; False when the thread is to end."""
+        if wait and self._residency is not None:
+            while not (self._inbox or self._stopping) and self._residency.extend():
+                pass
         with self._wake:
             while wait and not self._inbox and not self._stopping:
                 self._wake.wait()
