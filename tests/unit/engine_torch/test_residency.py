@@ -65,7 +65,7 @@ def test_what_is_opened_later_gets_pages_and_contents_stay() -> None:
     extend(residency)
     assert extend(residency) == 0
     keys[:, :, : 3 * part * BLOCK_BYTES // 4] = 7.0
-    pool.take(2 * part)
+    pool.take(3 * part)
     extend(residency)
     assert pool.num_open >= 4 * part
     assert num_faults_to_write(values, 3 * part, pool.num_open + 2 * part) < num_pages(part) // 10
