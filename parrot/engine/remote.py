@@ -308,7 +308,7 @@ class EngineProcess:
             self._started.set_exception(EngineError(text, code="engine_start_failed"))
         elif self.lost is None:
             logger.error("engine lost: %s", reason)
-            self.board.tell(Lost(reason=reason))
+            self.board.tell(Lost(reason=reason, outside=self._outside))
         self._fail_all(reason)
 
     def _fail_all(self, reason: str) -> None:

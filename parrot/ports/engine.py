@@ -204,6 +204,8 @@ class Lost:
     """
 
     reason: str
+    outside: bool = False
+    """Somebody stopped or killed it; it did not end by itself."""
 
 
 Notice = Evicted | LoadChanged | Lost

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -43,10 +44,12 @@ def engine_processes() -> list[int]:
 
 
 @asynccontextmanager
-async def service_on_processes(config: ScriptedConfig) -> AsyncIterator[Service]:
-    ids = [EngineId(f"engine-{number}") for number in range(NUM_ENGINES)]
+async def service_on_processes(
+    config: ScriptedConfig, *, num_engines: int = NUM_ENGINES, restart_delay_s: float = 0.05
+) -> AsyncIterator[Service]:
+    ids = [EngineId(f"engine-{number}") for number in range(num_engines)]
     service = Service(
-        config=ServiceConfig(restart_delay_s=0.05),
+        config=ServiceConfig(restart_delay_s=restart_delay_s),
         limits=Limits(),
         store=MemoryStore(),
         engines={engine_id: start_in_process(config, engine_id) for engine_id in ids},
@@ -56,7 +59,7 @@ async def service_on_processes(config: ScriptedConfig) -> AsyncIterator[Service]
     await service.start()
     try:
         async with asyncio.timeout(30):
-            while len(service.engines().engines) < NUM_ENGINES:
+            while len(service.engines().engines) < num_engines:
                 await asyncio.sleep(0.05)
         yield service
     finally:
@@ -142,6 +145,23 @@ async def test_a_call_that_kills_engines_is_stopped_after_two() -> None:
             while any(e.state != "up" for e in service.engines().engines):
                 await asyncio.sleep(0.05)
         assert sum(e.num_restarts for e in service.engines().engines) == 2
+
+
+async def test_an_engine_that_soon_ends_again_is_started_later_each_time() -> None:
+    config = ScriptedConfig(faults=(ScriptedFault(kind="exit", marker="poison"),))
+    deaths_s: list[float] = []
+    async with service_on_processes(config, num_engines=1, restart_delay_s=0.2) as service:
+        for number in range(3):
+            sid = await submit(service, [call(f"poison {number}", "bad", 5)])
+            view = await get(service, sid, "bad")
+            assert view.error is not None
+            assert view.error.code == "quarantined"
+            deaths_s.append(time.monotonic())
+        fine = await submit(service, [call("harmless", "good", 5)])
+        assert (await get(service, fine, "good")).state == "ready"
+    # Each call brings it down twice; it comes back after 0.2 s, 0.4 s, and so on.
+    assert deaths_s[1] - deaths_s[0] >= 0.4 + 0.8
+    assert deaths_s[2] - deaths_s[1] >= 1.6 + 3.2
 
 
 async def test_calls_beside_one_that_kills_engines_are_not_blamed_for_it() -> None:

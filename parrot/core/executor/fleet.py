@@ -20,6 +20,9 @@ from parrot.types.ids import ContextId, EngineId, PrefixKey
 
 logger = logging.getLogger(__name__)
 
+_STEADY_DELAYS = 20
+"""An engine that was up for so many of its delays is, when it is lost, started again as at the first time."""
+
 EngineStatus = Literal["up", "starting", "lost"]
 OnProgress = Callable[[EngineId, str, float | None], None]
 
@@ -229,18 +232,27 @@ class Fleet:
         return any(engine.model == model for engine in self.roster())
 
     async def supervise(self, member: Member) -> None:
-        """Keep one engine running until cancelled; an engine whose settings are wrong is not tried again."""
+        """Keep one engine running until cancelled; an engine whose settings are wrong is not tried again.
+
+        One that does not come up, or soon ends by itself again, is started later each time: whatever is
+        placed on it meanwhile is lost with it.
+        """
         delay_s = self._config.restart_delay_s
         while not self._closing:
+            up_s: float | None = None
+            was_ended = False
             try:
                 await self._start(member)
-                delay_s = self._config.restart_delay_s
+                up_s = self._clock.now_s()
                 await self._watch(member)
             except ConfigError as error:
                 self._give_up(member, error)
                 return
             except EngineError as error:
                 self._mark_lost(member, error)
+                was_ended = error.data.get("outside") is True
+            if up_s is not None and (was_ended or self._clock.now_s() - up_s >= _STEADY_DELAYS * delay_s):
+                delay_s = self._config.restart_delay_s
             await self._clock.sleep(delay_s)
             delay_s = min(delay_s * 2, self._config.max_restart_delay_s)
 
@@ -310,9 +322,13 @@ class Fleet:
                         self._tell_pace(member)
                     if member.has_suspect:
                         self.wake_scheduler.set()
-                case Lost(reason=reason):
+                case Lost(reason=reason, outside=outside):
                     await engine.close()
-                    raise EngineError(f"engine {member.engine_id} was lost: {reason}", code="engine_lost")
+                    raise EngineError(
+                        f"engine {member.engine_id} was lost: {reason}",
+                        code="engine_lost",
+                        data={"outside": True} if outside else {},
+                    )
 
     def _tell_pace(self, member: Member) -> None:
         """All engines like this one have another pace now."""
