@@ -16,6 +16,7 @@ import uvloop
 from parrot import __version__
 from parrot.assembly import build_service, find_model
 from parrot.cli.logs import log_fault
+from parrot.cli.loop_watch import watched_loop
 from parrot.cli.output import say
 from parrot.cli.phases import Phases
 from parrot.config import Loaded, Settings, load_settings
@@ -119,7 +120,7 @@ def _warn(loaded: Loaded) -> None:
 async def _serve(settings: Settings, *, stop_after_s: float | None, as_json: bool) -> None:
     asyncio.get_running_loop().set_exception_handler(log_fault)
     clock, stop = SystemClock(), asyncio.Event()
-    with Phases(clock=clock) as phases:
+    with watched_loop(), Phases(clock=clock) as phases:
         service = await build_service(settings, on_progress=phases.show)
         try:
             await service.start()

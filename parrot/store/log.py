@@ -160,7 +160,11 @@ class LogStore:
                     waiting.done.set_exception(result)
 
     async def _write(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` in a write transaction; it is committed when this returns."""
+        """Run `work` in a write transaction; it is committed when this returns.
+
+        A fault that no database reports, such as a lack of memory, may strike in the middle of a commit: what
+        is stored then is known when it is read again.
+        """
         if self._unsafe is not None:
             raise self._unsafe
         try:
@@ -169,6 +173,13 @@ class LogStore:
             if error.code == "store_unsafe":
                 self._unsafe = error
             raise
+        except Exception as error:
+            self._unsafe = StoreError(
+                f"writing to the store {self._database.name} broke off ({type(error).__name__}): only "
+                "opening it again tells what is in it",
+                code="store_unsafe",
+            )
+            raise self._unsafe from error
 
     async def _read(self, work: Callable[[Connection], T]) -> T:
         self._check_open()
