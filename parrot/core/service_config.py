@@ -52,7 +52,8 @@ class ServiceConfig:
     shared_prefix_files: tuple[Path, ...] = ()
     """Text files, each with one more of them; the line end at its end is not part of it."""
     restart_delay_s: float = 0.5
-    """An engine that was lost is started again after this; the delay doubles with each failure."""
+    """An engine that was lost is started again after this; the delay doubles with each failure, and with each
+    loss until the engine has once lived for as long as the delay can be."""
     max_restart_delay_s: float = 30.0
     """The delay grows no further than this."""
     engine_ping_interval_s: float = 2.0

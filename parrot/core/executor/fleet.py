@@ -229,18 +229,28 @@ class Fleet:
         return any(engine.model == model for engine in self.roster())
 
     async def supervise(self, member: Member) -> None:
-        """Keep one engine running until cancelled; an engine whose settings are wrong is not tried again."""
+        """Keep one engine running until cancelled; an engine whose settings are wrong is not tried again.
+
+        One that comes up and is lost soon after, again and again, counts as one that does not come up: no
+        calls are to be placed on it every moment.
+        """
         delay_s = self._config.restart_delay_s
         while not self._closing:
+            up_since_s: float | None = None
             try:
                 await self._start(member)
-                delay_s = self._config.restart_delay_s
+                up_since_s = self._clock.now_s()
                 await self._watch(member)
             except ConfigError as error:
                 self._give_up(member, error)
                 return
             except EngineError as error:
                 self._mark_lost(member, error)
+            if (
+                up_since_s is not None
+                and self._clock.now_s() - up_since_s >= self._config.max_restart_delay_s
+            ):
+                delay_s = self._config.restart_delay_s
             await self._clock.sleep(delay_s)
             delay_s = min(delay_s * 2, self._config.max_restart_delay_s)
 
