@@ -101,3 +101,19 @@ async def test_calls_beside_one_that_kills_engines_are_not_blamed_for_it() -> No
             while any(e.state != "up" for e in service.engines().engines):
                 await asyncio.sleep(0.05)
         assert sum(e.num_restarts for e in service.engines().engines) == 2
+
+
+async def test_engines_that_come_and_go_all_the_time_lose_no_call() -> None:
+    config = ScriptedConfig(decode_step_s=0.02, tokens_per_step=1)
+    async with service_on_processes(three(config), max_restart_delay_s=0.2) as service:
+        sids = []
+        for _ in range(8):
+            sids.append(await submit(service, [call(f"text {i}", f"v{i}", 15) for i in range(10)]))
+            victims = engine_processes()
+            if len(victims) > 1:
+                os.kill(victims[len(sids) % len(victims)], signal.SIGKILL)
+            await asyncio.sleep(0.5)
+        views = [await get(service, sid, f"v{i}") for sid in sids for i in range(10)]
+        assert [view.state for view in views] == ["ready"] * 80
+        assert sum(e.num_restarts for e in service.engines().engines) >= 4
+        assert max(c.attempt for sid in sids for c in service.graph(DEFAULT_TENANT, sid).calls) <= 6
