@@ -16,7 +16,6 @@ import uvloop
 from parrot import __version__
 from parrot.assembly import build_service, find_model
 from parrot.cli.logs import log_fault
-from parrot.cli.loop_watch import watched_loop
 from parrot.cli.output import say
 from parrot.cli.phases import Phases
 from parrot.config import Loaded, Settings, load_settings
@@ -27,6 +26,7 @@ from parrot.errors import ConfigError, EngineError, ParrotError
 from parrot.ports.clock import Clock, SystemClock
 from parrot.server.app import create_app
 from parrot.server.run import serve as serve_app
+from parrot.server.watchdog import watched_loop
 from parrot.wire.answers import EngineList, EngineView
 
 OPTIONS = {

@@ -87,7 +87,10 @@ class NativeFunction(Generic[R]):
 
     def _to_text(self, result: object) -> str:
         if self._adapter is not None:
-            return self._adapter.dump_json(self._adapter.validate_python(result)).decode()
+            text = self._adapter.dump_json(self._adapter.validate_python(result)).decode()
+            # JSON has no NaN, for one: what would not come back is the function's failure, not its reader's.
+            self._adapter.validate_json(text)
+            return text
         if not isinstance(result, str):
             raise TypeError(
                 f"the result is a {type(result).__name__}; declare it as `-> {type(result).__name__}`"

@@ -17,7 +17,6 @@ from parrot.server.app import ParrotApp
 from parrot.server.config import ServerConfig, is_loopback
 from parrot.server.private import require_private
 from parrot.server.protocol import bounded_protocol
-from parrot.server.watchdog import watched_loop
 
 PROBE_TIMEOUT_S = 1.0
 MAX_PROBE_BYTES = 4096
@@ -82,7 +81,7 @@ async def serve(
     listener = await _listen(config)
     stop = stop or asyncio.Event()
     server = _Server(_uvicorn_config(app, config), on_started=lambda: _tell(listener, on_ready))
-    with contextlib.closing(listener), watched_loop(), _signals(stop, server, app.authenticator.reload):
+    with contextlib.closing(listener), _signals(stop, server, app.authenticator.reload):
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve(sockets=[listener]))
             stopping = group.create_task(stop.wait())

@@ -62,7 +62,7 @@ class _Watchdog:
                 continue
             frame = sys._current_frames().get(self._watched)
             stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
-            logger.warning("the event loop has been held up for %g s, at\n%s", self._late_s, stack)
+            logger.warning("the event loop stands still for %g s already, here:\n%s", self._late_s, stack)
             self._sign.wait()
             if not self._stopping.is_set():
                 logger.warning("the event loop goes on after %.1f s", self._clock.now_s() - asked_s)

@@ -133,6 +133,11 @@ class Attempt:
                 continue
             before = self._filled + len(token_ids)
             generated = await self._generate(part, token_ids, parent)
+            if generated.end.num_tokens != before + len(generated.token_ids):
+                raise EngineError(
+                    f"engine {self._member.engine_id} told of other tokens than it generated",
+                    code="engine_bad_output",
+                )
             resolved = await self._transform(part, generated)
             self._resolve(resolved)
             keyed = keyed and resolved.token_ids is not None
@@ -214,6 +219,7 @@ class Attempt:
             async for chunk in chunks:
                 if self._record.first_token_at is None:
                     self._note_first_token()
+                self._require_tokens(chunk.token_ids)
                 ahead.feed(variable_id, chunk.token_ids)
                 text = chunk.text
                 if "\x00" in text:
@@ -235,6 +241,14 @@ class Attempt:
                     ahead.end(variable_id, exact=end.exact)
                     return Generated(text="".join(texts), token_ids=joined(pieces), end=end)
         raise EngineError("the engine ended an output without saying how", code="engine_bad_output")
+
+    def _require_tokens(self, token_ids: tuple[int, ...]) -> None:
+        """See that an engine's tokens are tokens: they are handed on to others, which index with them."""
+        if token_ids and not (min(token_ids) >= 0 and max(token_ids) < self._model.tokenizer.vocab_size):
+            raise EngineError(
+                f"engine {self._member.engine_id} gave a token that is not in the vocabulary",
+                code="engine_bad_output",
+            )
 
     async def _transform(self, part: PromptPart, generated: Generated) -> Resolved:
         transforms, text, limits = part.output.transforms, generated.text, self._runtime.limits

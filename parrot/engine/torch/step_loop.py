@@ -92,6 +92,7 @@ class StepLoop:
         times: StepTimes | None = None,
     ) -> None:
         self._batcher = batcher
+        self._step_tokens = batcher.step_tokens
         self._tree = batcher.tree
         self._runner = runner
         self._sample = sampler.sample if times is None else times.timed("sampling", sampler.sample)
@@ -341,6 +342,9 @@ class StepLoop:
             logger.warning("out of memory; steps have at most %d tokens now", self._batcher.step_tokens)
             self._compute(chunks)
             return
+        if _is_out_of_memory(error):
+            # Its steps' size was not to blame, so nobody else's is to stay small for it.
+            self._batcher.step_tokens = self._step_tokens
         logger.error("request %s failed in a step", chunk.request.request_id, exc_info=error)
         self._fail(chunk.request, EngineError(f"the model failed on this request: {error}"))
 

@@ -130,6 +130,30 @@ async def test_a_step_too_large_for_memory_is_made_smaller(
     assert (await driver.generate(2, prompt(200), max_tokens=6)).token_ids == expected.token_ids
 
 
+async def test_a_request_that_no_step_has_memory_for_fails_alone_and_makes_nobody_slower(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def fault(chunks: Sequence[Chunk], logits: torch.Tensor | None) -> None:
+        if logits is None:
+            if any(POISON in chunk.request.token_ids for chunk in chunks):
+                raise torch.OutOfMemoryError("too large")
+            sizes.append(sum(chunk.num_tokens for chunk in chunks))
+
+    break_runner(monkeypatch, fault)
+    expected = await driver.generate(1, prompt(200), max_tokens=6)
+    before = max(sizes)
+    sizes.clear()
+    with pytest.raises(EngineError) as failed:
+        await driver.generate(2, [POISON, *prompt(150)], max_tokens=6)
+    again = await driver.generate(3, prompt(200), max_tokens=6)
+    await driver.free(1, 2, 3)
+    assert (failed.value.code, again.token_ids) == ("engine_failed", expected.token_ids)
+    assert max(sizes) == before
+    assert driver.engine.load().num_owned_blocks == 0
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_an_unforeseen_fault_of_the_loop_is_told_as_lost(
     driver: Driver, monkeypatch: pytest.MonkeyPatch

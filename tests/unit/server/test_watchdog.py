@@ -31,7 +31,7 @@ async def test_the_stack_of_what_holds_the_loop_up_is_logged_once_and_its_end_to
         await asyncio.sleep(0.3)
     told = [record.getMessage() for record in caplog.records if record.name == watchdog.__name__]
     assert len(told) == 2
-    assert "held up for 0.3 s" in told[0]
+    assert "stands still for 0.3 s" in told[0]
     assert "in hold_up" in told[0]
     assert secret not in "".join(told)
     assert "goes on after" in told[1]
@@ -47,4 +47,4 @@ async def test_it_can_be_ended_while_the_loop_is_held_up(caplog: pytest.LogCaptu
     with caplog.at_level(logging.WARNING), watched_loop(late_s=0.1):
         await asyncio.sleep(0.1)
         time.sleep(0.6)
-    assert any("held up" in record.getMessage() for record in caplog.records)
+    assert any("stands still" in record.getMessage() for record in caplog.records)
