@@ -26,7 +26,8 @@ class Database(Protocol):
         ...
 
     def write(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` in a transaction, which is committed when this returns.
+        """Run `work` in a transaction, which is committed when this returns. It is run again, in another
+        transaction, when the first was undone.
 
         Raises:
             StoreError: nothing of it is stored, or, with `store_unsafe`, nobody knows.

@@ -35,6 +35,11 @@ NUM_READERS = 5
 ASK_INTERVAL_S = 0.5
 """Between two tries to learn what became of a commit."""
 LOCK_TRIES_S = 0.1
+IN_THE_WAY = frozenset({"40001", "40P01"})
+"""Serialization failure and deadlock: nothing of the transaction is stored, and made again it may go in."""
+NUM_TRIES = 3
+TRY_AGAIN_S = 0.05
+"""Without chance: there is one who writes, so no two who try again can meet again."""
 KEEPALIVE = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -96,29 +101,37 @@ class PostgresDatabase:
             self._claim = claim
 
     def write(self, work: Callable[[Connection], T]) -> T:
-        """See `Database.write`."""
+        """See `Database.write`. What others in the database are in the way of is tried a few times."""
         with self._as_store_errors():
-            connection = self._writer()
-            transaction = connection.begin()
-            try:
-                check_claim(connection, self._claim or 0, self._name)
-                number = int(connection.exec_driver_sql("SELECT pg_current_xact_id()::text").scalar_one())
-                result = work(connection)
-            except BaseException:
-                self._drop_if_broken(connection)
-                if self._connection is not None:
-                    transaction.rollback()
+            for _ in range(NUM_TRIES - 1):
+                try:
+                    return self._write_once(work)
+                except DBAPIError as error:
+                    if getattr(error.orig, "sqlstate", None) not in IN_THE_WAY:
+                        raise
+                self._given_up.wait(TRY_AGAIN_S)
+            return self._write_once(work)
+
+    def _write_once(self, work: Callable[[Connection], T]) -> T:
+        connection = self._writer()
+        transaction = connection.begin()
+        try:
+            check_claim(connection, self._claim or 0, self._name)
+            number = int(connection.exec_driver_sql("SELECT pg_current_xact_id()::text").scalar_one())
+            result = work(connection)
+        except BaseException:
+            self._drop_if_broken(connection)
+            if self._connection is not None:
+                transaction.rollback()
+            raise
+        try:
+            transaction.commit()
+        except DBAPIError as error:
+            self._drop_if_broken(connection)
+            if self._connection is not None or not self._was_committed(number):
                 raise
-            try:
-                transaction.commit()
-            except DBAPIError as error:
-                self._drop_if_broken(connection)
-                if self._connection is not None or not self._was_committed(number):
-                    raise
-                logger.warning(
-                    "the store %s had committed before its connection broke: %s", self._name, error
-                )
-            return result
+            logger.warning("the store %s had committed before its connection broke: %s", self._name, error)
+        return result
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """See `Database.read`."""

@@ -1,13 +1,18 @@
+import asyncio
 import itertools
+import random
 from pathlib import Path
 
 import pytest
 from reliability.postgres_server import PostgresServer
-from store_contract import OpenStore, StoreContract, closed, given_value, opened
+from store_contract import OpenStore, StoreContract, closed, given_value, opened, reply
 
 from parrot.ports.store import Store
 from parrot.store import MemoryStore, StoreConfig, open_store
-from parrot.types.ids import DEFAULT_TENANT
+from parrot.types.ids import DEFAULT_TENANT, SessionId
+
+NUM_NONCES = 20
+NUM_ROUNDS = 200
 
 
 class TestMemoryStore(StoreContract):
@@ -43,6 +48,36 @@ class CountingContract(StoreContract):
         followed = (await store.usage()).bytes_of[DEFAULT_TENANT]
         assert 2000 < followed - late[DEFAULT_TENANT] < 2400
         await store.close()
+
+    async def test_readers_that_leave_at_any_moment_spoil_nobody_elses_answer(
+        self, open_store: OpenStore
+    ) -> None:
+        store, chance = await open_store(), random.Random(0)
+        for n in range(NUM_NONCES):
+            session, key = f"s{n}", reply(f"k{n}", text=f"nonce {n}")
+            await store.append([opened(session), given_value(f"nonce {n}", session)], idempotent=key)
+
+        async def read(n: int) -> bool:
+            """Whether the answer is the one to this question."""
+            if n % 2:
+                found = await store.find_idempotent(DEFAULT_TENANT, "POST /v1/sessions", f"k{n}")
+                return found == reply(f"k{n}", text=f"nonce {n}")
+            session = f"s{n}"
+            log = [item.event for item in await store.load_session(SessionId(session))]
+            return log == [opened(session), given_value(f"nonce {n}", session)]
+
+        answers: list[bool | BaseException] = []
+        for _ in range(NUM_ROUNDS):
+            reading = [asyncio.ensure_future(read(n)) for n in range(NUM_NONCES)]
+            await asyncio.sleep(chance.choice((0.0, 0.0005, 0.002)))
+            for task in chance.sample(reading, NUM_NONCES // 2):
+                task.cancel()
+            answers += await asyncio.gather(*reading, return_exceptions=True)
+        await store.close()
+        assert not [answer for answer in answers if not isinstance(answer, bool | asyncio.CancelledError)]
+        assert answers.count(False) == 0
+        assert sum(isinstance(answer, asyncio.CancelledError) for answer in answers) > NUM_ROUNDS
+        assert answers.count(True) > NUM_ROUNDS
 
 
 class TestSqliteStore(CountingContract):
