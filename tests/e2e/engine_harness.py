@@ -42,11 +42,12 @@ async def service_on_processes(
     wait_for: int | None = None,
     liveness: Liveness | None = None,
     max_restart_delay_s: float = 30.0,
+    limits: Limits | None = None,
 ) -> AsyncIterator[Service]:
     """A service with these engines, as soon as all of them, or `wait_for` of them, are up."""
     service = Service(
         config=ServiceConfig(restart_delay_s=0.05, max_restart_delay_s=max_restart_delay_s),
-        limits=Limits(),
+        limits=limits or Limits(),
         store=MemoryStore(),
         engines={
             EngineId(name): start_in_process(config, EngineId(name), liveness=liveness)

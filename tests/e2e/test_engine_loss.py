@@ -8,8 +8,10 @@ import sys
 import pytest
 from engine_harness import call, engine_processes, get, service_on_processes, submit
 
+from parrot.core.limits import Limits
 from parrot.core.service import Service
 from parrot.engine.scripted_config import ScriptedConfig, ScriptedFault
+from parrot.errors import OverLimitError, UnavailableError
 from parrot.types.ids import DEFAULT_TENANT
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
@@ -117,3 +119,28 @@ async def test_engines_that_come_and_go_all_the_time_lose_no_call() -> None:
         assert [view.state for view in views] == ["ready"] * 80
         assert sum(e.num_restarts for e in service.engines().engines) >= 4
         assert max(c.attempt for sid in sids for c in service.graph(DEFAULT_TENANT, sid).calls) <= 6
+
+
+@pytest.mark.parametrize(
+    ("limits", "refusal"),
+    [
+        (Limits(max_queued_calls=20), OverLimitError),
+        (Limits(max_queued_calls=50, max_queued_calls_total=20), UnavailableError),
+    ],
+)
+async def test_while_every_engine_is_down_calls_wait_up_to_the_bound_and_all_run_later(
+    limits: Limits, refusal: type[Exception]
+) -> None:
+    async with service_on_processes(three(ScriptedConfig()), limits=limits) as service:
+        service.set_tenants({}, metered=True)
+        for victim in engine_processes():
+            os.kill(victim, signal.SIGKILL)
+        async with asyncio.timeout(20):
+            while any(e.state == "up" for e in service.engines().engines):
+                await asyncio.sleep(0.005)
+        sids = [await submit(service, [call(f"text {k} {i}", f"v{i}", 5) for i in range(10)]) for k in "ab"]
+        with pytest.raises(refusal):
+            await submit(service, [call("one more", "v", 5)])
+        views = [await get(service, sid, f"v{i}") for sid in sids for i in range(10)]
+        assert [view.state for view in views] == ["ready"] * 20
+        assert (await get(service, await submit(service, [call("x", "v", 5)]), "v")).state == "ready"
