@@ -21,26 +21,29 @@ def watched_loop() -> Iterator[None]:
     the loop's thread: places in the code, no values.
     """
     ended = threading.Event()
-    watching = threading.Thread(
+    # Nobody waits for the thread: it waits for the loop, and ends by itself.
+    threading.Thread(
         target=_watch,
         args=(asyncio.get_running_loop(), threading.get_ident(), ended),
         name="parrot-loop-watch",
         daemon=True,
-    )
-    watching.start()
+    ).start()
     try:
         yield
     finally:
         ended.set()
-        watching.join()
 
 
 def _watch(loop: asyncio.AbstractEventLoop, thread_id: int, ended: threading.Event) -> None:
     while not ended.wait(BEAT_S):
         came_round = threading.Event()
-        loop.call_soon_threadsafe(came_round.set)
-        if came_round.wait(LATE_S):
+        try:
+            loop.call_soon_threadsafe(came_round.set)
+        except RuntimeError:  # the loop was closed
+            return
+        if came_round.wait(LATE_S) or ended.is_set():
             continue
         stack = "".join(traceback.format_stack(sys._current_frames()[thread_id]))
         logger.warning("the event loop stands still for %g s already, here:\n%s", LATE_S, stack)
-        came_round.wait()
+        while not (came_round.wait(BEAT_S) or ended.is_set()):
+            pass
