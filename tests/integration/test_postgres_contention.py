@@ -173,6 +173,7 @@ def processes_of(server: PostgresServer) -> list[int]:
     return [main, *map(int, children)]
 
 
+@pytest.mark.slow
 async def test_while_the_server_stands_still_reads_go_on_and_who_comes_is_refused(tmp_path: Path) -> None:
     if (reason := missing()) is not None:
         pytest.skip(reason)
