@@ -53,6 +53,8 @@ class _Watchdog:
     def _run(self) -> None:
         while not self._stopping.wait(INTERVAL_S):
             self._sign.clear()
+            if self._stopping.is_set():  # it was set before the sign, which may be the one just cleared
+                return
             asked_s = self._clock.now_s()
             try:
                 self._loop.call_soon_threadsafe(self._sign.set)

@@ -62,7 +62,7 @@ def store_error(error: sqlite3.Error, path: Path) -> StoreError:
 def damaged(path: Path, finding: str) -> StoreError:
     """The error for a file that cannot be trusted, with the way out."""
     return StoreError(
-        f"the store {path} is damaged: {finding}. Put a backup in its place, or save what can be read with "
-        f"`sqlite3 {path} .recover`; it is not changed or replaced by itself",
+        f"the store {path} is damaged: {finding}. Put a backup in its place and take {path.name}-wal away, "
+        f"or save what can be read with `sqlite3 {path} .recover`; it is not changed or replaced by itself",
         code="store_corrupt",
     )

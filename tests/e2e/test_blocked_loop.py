@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import httpx2
+import pytest
 from served_process import Served
 
 BLOCKED_S = 5.0
@@ -36,6 +37,7 @@ CALL = {
 }
 
 
+@pytest.mark.slow
 def test_a_blocked_event_loop_is_told_with_its_place_and_no_engine_is_given_up(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(HOOK)
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))

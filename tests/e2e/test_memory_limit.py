@@ -59,6 +59,7 @@ def goes_on_or_ends(served: Served, client: httpx2.Client, session: str) -> bool
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more_mib", [2, 24, 62])
 def test_without_memory_nothing_acknowledged_is_lost_and_it_goes_on_or_ends(
     tmp_path: Path, more_mib: int

@@ -147,6 +147,25 @@ async def test_more_readers_than_connections_are_refused_in_time_and_the_loop_go
     assert len(log) == 1
 
 
+def test_a_second_service_over_one_database_is_refused_with_the_others_name(
+    tmp_path: Path, postgres: PostgresServer
+) -> None:
+    environment = {"PARROT_STORE__URL": postgres.url(), "PARROT_STORE__BUSY_TIMEOUT_S": "1"}
+    first = Served(["--engine", "scripted", "--port", "0"], tmp_path, environment)
+    try:
+        url = first.url()
+        second = Served(["--engine", "scripted", "--port", "0"], tmp_path, environment)
+        try:
+            status = second.end()
+        finally:
+            second.close()
+        healthy = httpx2.get(f"{url}/readyz").status_code
+    finally:
+        first.close()
+    assert (status, healthy) == (1, 200)
+    assert f"in use by Parrot process {first.process.pid}" in second.said()
+
+
 def processes_of(server: PostgresServer) -> list[int]:
     """The server's main process and its children."""
     main = int((server._data / "postmaster.pid").read_text(encoding="ascii").split()[0])
@@ -154,6 +173,7 @@ def processes_of(server: PostgresServer) -> list[int]:
     return [main, *map(int, children)]
 
 
+@pytest.mark.slow
 async def test_while_the_server_stands_still_reads_go_on_and_who_comes_is_refused(tmp_path: Path) -> None:
     if (reason := missing()) is not None:
         pytest.skip(reason)

@@ -108,8 +108,12 @@ async def locked_database(directory: Path) -> Finding:
 
 
 async def disk_error(directory: Path, code: int) -> Finding:
-    """Writing to the disk fails: it is full, or read-only."""
-    names = {errno.ENOSPC: ("The disk is full", "ENOSPC"), errno.EROFS: ("The disk is read-only", "EROFS")}
+    """Writing to the disk fails: it is full, read-only, or broken."""
+    names = {
+        errno.ENOSPC: ("The disk is full", "ENOSPC"),
+        errno.EROFS: ("The disk is read-only", "EROFS"),
+        errno.EIO: ("The disk fails to write", "EIO"),
+    }
     scenario, fault = names[code]
     faults = shim.Shim(directory)
     lives = Lives(directory, 12, environment=faults.environment())

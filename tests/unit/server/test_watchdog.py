@@ -48,3 +48,12 @@ async def test_it_can_be_ended_while_the_loop_is_held_up(caplog: pytest.LogCaptu
         await asyncio.sleep(0.1)
         time.sleep(0.6)
     assert any("stands still" in record.getMessage() for record in caplog.records)
+
+
+async def test_it_ends_whenever_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "INTERVAL_S", 0.001)
+    began_s = time.monotonic()
+    for number in range(200):
+        with watched_loop(late_s=30.0):
+            time.sleep(number % 5 / 1000)
+    assert time.monotonic() - began_s < 20
