@@ -8,7 +8,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 
-from parrot.ports.clock import Clock, SystemClock
+from parrot.ports.clock import SystemClock
 
 logger = logging.getLogger(__name__)
 
@@ -20,11 +20,11 @@ _AGAIN_S = 0.1
 
 
 @contextlib.contextmanager
-def watched_loop(*, late_s: float = 1.0, clock: Clock | None = None) -> Iterator[None]:
+def watched_loop(*, late_s: float = 1.0) -> Iterator[None]:
     """While the block runs, log the stack of this thread's event loop whenever it is `late_s` late, and once
     more when it goes on. What is logged has places in the code and no values.
     """
-    watchdog = _Watchdog(asyncio.get_running_loop(), late_s=late_s, clock=clock or SystemClock())
+    watchdog = _Watchdog(asyncio.get_running_loop(), late_s=late_s)
     watchdog.start()
     try:
         yield
@@ -33,10 +33,10 @@ def watched_loop(*, late_s: float = 1.0, clock: Clock | None = None) -> Iterator
 
 
 class _Watchdog:
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, late_s: float, clock: Clock) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, late_s: float) -> None:
         self._loop = loop
         self._late_s = late_s
-        self._clock = clock
+        self._clock = SystemClock()
         self._watched = threading.get_ident()
         self._stopping = threading.Event()
         self._sign = threading.Event()

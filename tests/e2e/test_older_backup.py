@@ -37,19 +37,25 @@ def ready(client: httpx2.Client, session_id: str, name: str) -> dict[str, Any]:
     return view
 
 
+def backed_up(store: Path, backup: Path) -> tuple[str, str, dict[str, Any]]:
+    """Copy a store in which one call is done; the session, the call and its variable."""
+    served = Served(ARGUMENTS, store.parent, {})
+    try:
+        with httpx2.Client(base_url=served.url(), timeout=30) as client:
+            session_id = open_session(client)
+            call_id = submit(client, session_id, "one")
+            view = ready(client, session_id, "one")
+        assert served.end(signal.SIGTERM) == 0
+    finally:
+        served.close()
+    shutil.copy(store, backup)
+    return session_id, call_id, view
+
+
 def test_over_an_older_copy_ids_are_new_and_clients_are_told_what_is_gone(tmp_path: Path) -> None:
     store, backup = tmp_path / "store.db", tmp_path / "backup.db"
-    first = Served(ARGUMENTS, tmp_path, {})
-    try:
-        with httpx2.Client(base_url=first.url(), timeout=30) as client:
-            kept = open_session(client)
-            ids = {submit(client, kept, "one")}
-            one = ready(client, kept, "one")
-        assert first.end(signal.SIGTERM) == 0
-    finally:
-        first.close()
-    shutil.copy(store, backup)
-
+    kept, call_id, one = backed_up(store, backup)
+    ids = {call_id}
     second = Served(ARGUMENTS, tmp_path, {})
     try:
         with httpx2.Client(base_url=second.url(), timeout=30) as client:
@@ -103,16 +109,7 @@ def test_over_an_older_copy_ids_are_new_and_clients_are_told_what_is_gone(tmp_pa
 def test_an_older_copy_beside_a_newer_wal_is_whole_or_refused(tmp_path: Path) -> None:
     """Who forgets the `-wal` file gives SQLite pages of two times."""
     store, backup = tmp_path / "store.db", tmp_path / "backup.db"
-    first = Served(ARGUMENTS, tmp_path, {})
-    try:
-        with httpx2.Client(base_url=first.url(), timeout=30) as client:
-            kept = open_session(client)
-            submit(client, kept, "one")
-            one = ready(client, kept, "one")
-        assert first.end(signal.SIGTERM) == 0
-    finally:
-        first.close()
-    shutil.copy(store, backup)
+    kept, _, one = backed_up(store, backup)
     second = Served(ARGUMENTS, tmp_path, {})
     try:
         with httpx2.Client(base_url=second.url(), timeout=30) as client:

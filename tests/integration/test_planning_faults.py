@@ -9,18 +9,20 @@ from parrot.core.executor.ahead import Ahead
 from parrot.core.executor.retention import Retention
 from parrot.wire.functions import FunctionSpec
 
+INSTRUCTION = "an instruction that is long enough to be filled ahead of its input " * 3
+
+
+def broken(*_: object) -> object:
+    raise RuntimeError("a fault of ours")
+
 
 async def test_a_fault_while_filling_ahead_ends_nothing_else(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(*_: object) -> object:
-        raise RuntimeError("a fault of ours")
-
     async with running_service() as service:
         monkeypatch.setattr(Ahead, "_note", broken)
         sid = await open_session(service)
-        text = "an instruction that is long enough to be filled ahead of its input " * 3
-        await submit(service, sid, call("Say {{out}}", "a"), call(text + "{{a}}{{out}}", "b", a="$a"))
+        await submit(service, sid, call("Say {{out}}", "a"), call(INSTRUCTION + "{{a}}{{out}}", "b", a="$a"))
         assert (await get(service, sid, "b")).state == "ready"
         assert service.counters()["planning_faults"] > 0
         assert service.health().status == "ok"
@@ -30,9 +32,6 @@ async def test_a_fault_while_filling_ahead_ends_nothing_else(
 async def test_a_fault_while_telling_worth_ends_nothing_else(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(*_: object) -> object:
-        raise RuntimeError("a fault of ours")
-
     async with running_service() as service:
         monkeypatch.setattr(Retention, "_changes", broken)
         sid = await open_session(service)
@@ -46,13 +45,9 @@ async def test_a_fault_while_telling_worth_ends_nothing_else(
 async def test_a_fault_while_a_function_is_kept_warm_ends_nothing_else(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(*_: object) -> object:
-        raise RuntimeError("a fault of ours")
-
     async with running_service() as service:
         monkeypatch.setattr(Ahead, "_note", broken)
-        text = "an instruction that is long enough to be filled ahead of its input " * 3
-        template = {"template": text + "{{x}} {{out}}", "outputs": {"out": {}}, "warm": True}
+        template = {"template": INSTRUCTION + "{{x}} {{out}}", "outputs": {"out": {}}, "warm": True}
         await service.functions.register(TENANT, "rules", FunctionSpec.model_validate(template))
         async with asyncio.timeout(10):
             while not service.counters()["planning_faults"]:

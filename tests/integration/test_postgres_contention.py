@@ -15,29 +15,15 @@ import httpx2
 import pytest
 from reliability.postgres_server import PASSWORD, USER, PostgresServer, missing
 from reliability.served_process import Served
+from store_events import OPENED, value_set
 
 from parrot.errors import StoreError
 from parrot.store import StoreConfig, open_store
-from parrot.types.events import Event, SessionOpened, VariableSet
-from parrot.types.ids import DEFAULT_TENANT, SessionId, VariableId
 
 if TYPE_CHECKING:
     import psycopg
 
 NUM_READERS = 12
-OPENED = SessionOpened(
-    session_id=SessionId("ses"),
-    tenant_id=DEFAULT_TENANT,
-    name=None,
-    objective=None,
-    deadline_s=None,
-    metadata={},
-    wall_s=1.0,
-)
-
-
-def value_set(value: str) -> Event:
-    return VariableSet(session_id=OPENED.session_id, variable_id=VariableId("var"), name=None, value=value)
 
 
 def config(url: str, busy_timeout_s: float) -> StoreConfig:

@@ -11,22 +11,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 from reliability.postgres_server import PASSWORD, PostgresServer, missing
+from store_events import OPENED, value_set
 
 from parrot.errors import ConfigError, StoreError
 from parrot.store import StoreConfig, open_store
 from parrot.store.schema import HEAD, METADATA
-from parrot.types.events import Event, SessionOpened, VariableSet
-from parrot.types.ids import DEFAULT_TENANT, SessionId, VariableId
-
-OPENED = SessionOpened(
-    session_id=SessionId("ses"),
-    tenant_id=DEFAULT_TENANT,
-    name=None,
-    objective=None,
-    deadline_s=None,
-    metadata={},
-    wall_s=1.0,
-)
+from parrot.types.events import Event
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +29,6 @@ def own_server() -> Iterator[PostgresServer]:
         yield server
     finally:
         server.close()
-
-
-def value_set(value: str) -> Event:
-    return VariableSet(session_id=OPENED.session_id, variable_id=VariableId("var"), name=None, value=value)
 
 
 def config(url: str) -> StoreConfig:

@@ -8,21 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from store_events import OPENED
 
 from parrot.store import StoreConfig, open_store
-from parrot.types.events import Event, SessionOpened, VariableSet
-from parrot.types.ids import DEFAULT_TENANT, SessionId, VariableId
+from parrot.types.events import Event, VariableSet
+from parrot.types.ids import VariableId
 
 NUM_APPENDS = 40
-OPENED = SessionOpened(
-    session_id=SessionId("ses"),
-    tenant_id=DEFAULT_TENANT,
-    name=None,
-    objective=None,
-    deadline_s=None,
-    metadata={},
-    wall_s=1.0,
-)
 PROGRAM = """
 import asyncio, os, signal, sqlite3, sys
 from pathlib import Path

@@ -13,27 +13,13 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, Pool, event
+from store_events import OPENED, value_set
 
 from parrot.errors import StoreError
 from parrot.store import StoreConfig, open_store
 from parrot.store.database import MIGRATIONS
 from parrot.store.schema import HEAD, METADATA
-from parrot.types.events import Event, SessionOpened, VariableSet
-from parrot.types.ids import DEFAULT_TENANT, SessionId, VariableId
-
-OPENED = SessionOpened(
-    session_id=SessionId("ses"),
-    tenant_id=DEFAULT_TENANT,
-    name=None,
-    objective=None,
-    deadline_s=None,
-    metadata={},
-    wall_s=1.0,
-)
-
-
-def value_set(value: str) -> Event:
-    return VariableSet(session_id=OPENED.session_id, variable_id=VariableId("var"), name=None, value=value)
+from parrot.types.events import Event
 
 
 async def fill(path: Path, *values: str) -> None:
