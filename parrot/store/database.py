@@ -1,11 +1,12 @@
 """What the log needs of a database, and what is alike in all of them: the schema's versions, the claim."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 
 from parrot.errors import StoreError
 from parrot.store.schema import HEAD
@@ -53,6 +54,31 @@ class Database(Protocol):
     def close(self) -> None:
         """Let go of the database and of the claim."""
         ...
+
+
+class Readers:
+    """The connections that are read with. They close with it: one that is in use by then, by a reader whose
+    answer nobody waits for any more, as soon as it is not.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._closed = False
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A transaction for one thread."""
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        finally:
+            if self._closed:
+                self._engine.pool.dispose()
+
+    def close(self) -> None:
+        """Does not wait for readers."""
+        self._closed = True
+        self._engine.pool.dispose()
 
 
 def migrate(connection: Connection, name: str) -> None:

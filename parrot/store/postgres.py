@@ -24,7 +24,7 @@ from sqlalchemy.pool import NullPool
 
 from parrot.errors import ConfigError, StoreError
 from parrot.store.config import StoreConfig
-from parrot.store.database import check_claim, migrate, take_claim, upgrade
+from parrot.store.database import Readers, check_claim, migrate, take_claim, upgrade
 from parrot.store.schema import APPLICATION_ID, METADATA
 
 SCHEMES = ("postgresql", "postgresql+asyncpg", "postgresql+psycopg")
@@ -70,8 +70,10 @@ class PostgresDatabase:
             f"postgresql://{url.host or 'localhost'}{f':{url.port}' if url.port else ''}/{url.database or ''}"
         )
         self._timeout_s = config.busy_timeout_s
-        self._readers = _engine(
-            url, config, pool_size=NUM_READERS, pool_timeout=config.busy_timeout_s, pool_pre_ping=True
+        self._readers = Readers(
+            _engine(
+                url, config, pool_size=NUM_READERS, pool_timeout=config.busy_timeout_s, pool_pre_ping=True
+            )
         )
         self._writers = _engine(url, config, poolclass=NullPool, statement_timeout_s=config.busy_timeout_s)
         self._connection: Connection | None = None
@@ -158,7 +160,7 @@ class PostgresDatabase:
         """See `Database.close`."""
         if self._connection is not None:
             self._connection.close()
-        self._readers.dispose()
+        self._readers.close()
 
     def _writer(self) -> Connection:
         """The connection that holds the lock, made again when it was lost."""

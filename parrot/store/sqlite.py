@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine
 
 from parrot.errors import StoreError
 from parrot.store.config import StoreConfig
-from parrot.store.database import check_claim, take_claim
+from parrot.store.database import Readers, check_claim, take_claim
 from parrot.store.faults import as_store_errors, damaged
 from parrot.store.opening import FileLock, prepare
 
@@ -22,7 +22,7 @@ class SqliteDatabase:
     def __init__(self, path: Path, lock: FileLock, engine: Engine, claim: int) -> None:
         self._path = path
         self._lock = lock
-        self._engine = engine
+        self._readers = Readers(engine)
         self._writing = engine.execution_options(write=True)
         self._claim = claim
 
@@ -39,7 +39,7 @@ class SqliteDatabase:
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """See `Database.read`."""
-        with as_store_errors(self._path), self._engine.begin() as connection:
+        with as_store_errors(self._path), self._readers.begin() as connection:
             return work(connection)
 
     def damaged(self, finding: str) -> StoreError:
@@ -57,7 +57,7 @@ class SqliteDatabase:
 
     def close(self) -> None:
         """See `Database.close`."""
-        self._engine.dispose()
+        self._readers.close()
         self._lock.release()
 
 
@@ -67,8 +67,12 @@ def open_sqlite(config: StoreConfig) -> SqliteDatabase:
     lock = FileLock(path)
     try:
         engine = prepare(path, config)
-        with as_store_errors(path), engine.execution_options(write=True).begin() as connection:
-            claim = take_claim(connection)
+        try:
+            with as_store_errors(path), engine.execution_options(write=True).begin() as connection:
+                claim = take_claim(connection)
+        except BaseException:
+            engine.dispose()
+            raise
     except BaseException:
         lock.release()
         raise

@@ -44,13 +44,17 @@ async def test_a_context_that_is_never_given_up_is_found(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = ContextTree.release
+    num_given_up = 0
 
     def forgetful(tree: ContextTree, node: Context, *, retain: bool) -> None:
-        if node.context_id % 40 or retain:
+        nonlocal num_given_up
+        num_given_up += not retain
+        if retain or num_given_up != 5:
             release(tree, node, retain=retain)
 
     monkeypatch.setattr(ContextTree, "release", forgetful)
     report = await soak(model_dir, seconds=1)
+    assert num_given_up > 5
     assert not report.passed
     assert any("blocks are owned and no context is in use" in fault for fault in report.faults)
 
