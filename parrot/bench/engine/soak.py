@@ -206,6 +206,9 @@ async def _count(driver: EngineDriver, traffic: Traffic, clock: Clock) -> list[s
     await clock.sleep(0)
     load = engine.load()
     faults = []
+    # One that is forgotten may have lost its blocks to others by now: those alone would not show it.
+    if engine.num_contexts:
+        faults.append(f"the engine keeps {engine.num_contexts} contexts, and nobody uses one")
     if load.num_owned_blocks:
         faults.append(f"{load.num_owned_blocks} blocks are owned and no context is in use")
     if load.num_cached_blocks + load.num_free_blocks + load.num_owned_blocks != num_blocks:

@@ -86,6 +86,11 @@ class TorchEngine:
         """Times the engine was idle and owned blocks that are not cache; more than 0 is a bug."""
         return self._steps.num_leaks
 
+    @property
+    def num_contexts(self) -> int:
+        """Contexts that have not been given up; exact while nothing is under way."""
+        return self._steps.num_contexts
+
     def load(self) -> EngineLoad:
         """Its load after the last step."""
         return self._load

@@ -120,6 +120,11 @@ class StepLoop:
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="parrot-torch-steps", daemon=True)
 
+    @property
+    def num_contexts(self) -> int:
+        """Contexts that have not been given up; exact while nothing is under way."""
+        return self._tree.num_live
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
