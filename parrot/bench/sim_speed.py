@@ -1,5 +1,6 @@
 """How fast planning is: the simulator as a whole, one scheduling round, and what a change costs among many
-calls that live. Everything is counted in processor time of this process, which runs in one thread.
+calls that live. Everything is counted in processor time of this process, which runs in one thread, but for
+simulations that run at the same time in processes of their own.
 """
 
 import asyncio
@@ -20,12 +21,14 @@ from parrot.core.roster import EngineState, Roster
 from parrot.core.scheduler import ReadyCall, Snapshot
 from parrot.core.service import Service
 from parrot.core.service_config import ServiceConfig
+from parrot.ports.clock import SystemClock
 from parrot.sim.application import Application, call_json
 from parrot.sim.chance import counted_ids, stream
 from parrot.sim.comparison import Workload
 from parrot.sim.cost import PRESETS
 from parrot.sim.engine import SimulatedConfig, start_simulated
 from parrot.sim.loop import VirtualClock, VirtualLoop, run_virtual
+from parrot.sim.side_by_side import Task, run_side_by_side
 from parrot.sim.simulation import LIMITS, Job, Report, SimulationConfig, engine_ids, simulate
 from parrot.sim.store import ForgetfulStore
 from parrot.sim.workloads import chain_summary
@@ -35,6 +38,8 @@ from parrot.wire.requests import SessionCreate, SubmitCalls
 SCHEMA = "parrot.bench.sim-speed/1"
 """Changes when a key changes its meaning or goes; new keys may come without."""
 PRESET = "a100-80g-13b"
+APPS = ("mapreduce", "chain", "chat")
+TOGETHER_ENGINES = 64
 ROUND_ENGINES = 64
 ROUND_CALLS = 1000
 CALLS_PER_SESSION = 20
@@ -56,6 +61,8 @@ class SimSpeedPlan:
     """Calls that wait for a client while others run."""
     repeats: int = 20
     """Of each kind of round."""
+    jobs: int = 1
+    """With more than one, so many simulations are run at the same time too."""
     long: int | None = None
     """In place of all that: a simulation of a tenth of so many calls, and one of so many."""
 
@@ -71,6 +78,20 @@ class Simulated:
     calls_per_cpu_s: float
     mean_jct_s: float
     """Virtual seconds: the same on every machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Together:
+    """Simulations that run at the same time, in a process each, as those of `parrot sim paper` do."""
+
+    app: str
+    num_engines: int
+    num_processes: int
+    num_calls: int
+    """Of all of them."""
+    real_s: float
+    """From when the first began until the last had ended."""
+    calls_per_real_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +144,7 @@ class SimSpeedReport:
     source: Commit | None
     settings: dict[str, object]
     simulated: tuple[Simulated, ...]
+    together: tuple[Together, ...]
     rounds: Rounds | None
     live: tuple[Live, ...]
     long: tuple[LongRun, ...]
@@ -136,6 +158,7 @@ def run_sim_speed(plan: SimSpeedPlan, *, tell: Callable[[str], None]) -> SimSpee
     rounds: Rounds | None = None
     live: list[Live] = []
     simulated: list[Simulated] = []
+    together: list[Together] = []
     long: list[LongRun] = []
     if plan.long is not None:
         for num_calls in (plan.long // 10, plan.long):
@@ -146,10 +169,14 @@ def run_sim_speed(plan: SimSpeedPlan, *, tell: Callable[[str], None]) -> SimSpee
         for num_live in plan.live:
             tell(f"{num_live} live calls")
             live.append(run_virtual(partial(_live, num_live=num_live)))
-        for app in ("mapreduce", "chain", "chat"):
+        for app in APPS:
             for num_engines in plan.engines:
                 tell(f"{app} on {num_engines} engines")
                 simulated.append(_simulated(app, num_engines, plan.calls))
+        if plan.jobs > 1:
+            for app in APPS:
+                tell(f"{app}, {plan.jobs} simulations at the same time")
+                together.append(_together(app, plan))
     return SimSpeedReport(
         schema=SCHEMA,
         started_at=started_at,
@@ -159,6 +186,7 @@ def run_sim_speed(plan: SimSpeedPlan, *, tell: Callable[[str], None]) -> SimSpee
         source=commit(),
         settings=asdict(plan),
         simulated=tuple(simulated),
+        together=tuple(together),
         rounds=rounds,
         live=tuple(live),
         long=tuple(long),
@@ -201,10 +229,13 @@ def _long_run(num_calls: int) -> LongRun:
     )
 
 
+def _busy_rate(app: str) -> float:
+    """Applications a second that an engine can about work off."""
+    return 1.0 if app == "chat" else 0.25
+
+
 def _simulated(app: str, num_engines: int, num_calls: int) -> Simulated:
-    # Applications come as fast as the engines can about work them off.
-    rate = 1.0 if app == "chat" else 0.25
-    report, cpu_s = _on_fleet(app, num_engines, num_calls, rate=rate)
+    report, cpu_s = _on_fleet(app, num_engines, num_calls, rate=_busy_rate(app))
     times = report.all_jct_s()
     return Simulated(
         app=app,
@@ -214,6 +245,43 @@ def _simulated(app: str, num_engines: int, num_calls: int) -> Simulated:
         calls_per_cpu_s=report.num_calls / cpu_s,
         mean_jct_s=sum(times) / len(times),
     )
+
+
+def _together(app: str, plan: SimSpeedPlan) -> Together:
+    num_engines = TOGETHER_ENGINES
+    # A first one of each brings in what is loaded once, and all processes are there when the second begin.
+    tasks = [
+        Task(app, partial(_timed, app, num_engines, num_calls))
+        for num_calls in (plan.calls // 10, plan.calls)
+        for _ in range(plan.jobs)
+    ]
+    runs = run_side_by_side(tasks, jobs=plan.jobs)[plan.jobs :]
+    real_s = max(run.ended_s for run in runs) - min(run.began_s for run in runs)
+    num_calls = sum(run.num_calls for run in runs)
+    return Together(
+        app=app,
+        num_engines=num_engines,
+        num_processes=plan.jobs,
+        num_calls=num_calls,
+        real_s=real_s,
+        calls_per_real_s=num_calls / real_s,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Timed:
+    """One of several simulations; when it began and ended on the machine's own clock."""
+
+    began_s: float
+    ended_s: float
+    num_calls: int
+
+
+def _timed(app: str, num_engines: int, num_calls: int) -> _Timed:
+    clock = SystemClock()
+    began_s = clock.now_s()
+    report, _ = _on_fleet(app, num_engines, num_calls, rate=_busy_rate(app))
+    return _Timed(began_s=began_s, ended_s=clock.now_s(), num_calls=report.num_calls)
 
 
 # ── rounds ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -15,7 +15,7 @@ from parrot.bench.sim_speed import SimSpeedPlan, SimSpeedReport, on_cpu, run_sim
 from parrot.cli.client import ServiceClient, service_option
 from parrot.cli.output import json_option, say, write_json, write_table
 from parrot.cli.results import check_out, out_option, write_result
-from parrot.cli.sim_ablations import ablations
+from parrot.cli.sim_ablations import ablations, jobs_option
 from parrot.core.service_config import Ingredient
 from parrot.errors import ConfigError
 from parrot.sim.application import Application
@@ -130,13 +130,14 @@ sim.add_command(ablations)
     help="Where sim-paper.json and the plots go.",
 )
 @click.option("--plots/--no-plots", default=True, show_default=True, help="Draw the figures.")
+@jobs_option
 @json_option
-def paper(*, only: str, out: Path, plots: bool, as_json: bool) -> None:
+def paper(*, only: str, out: Path, plots: bool, jobs: int, as_json: bool) -> None:
     """Run figures 11 to 18 of the paper, each against its own base line."""
     if plots:
         check_plots()
     names = [name.strip() for name in only.split(",") if name.strip()]
-    results = run_paper(names, on_progress=lambda label, done: say(f"{done:4.0%}  {label}"))
+    results = run_paper(names, jobs=jobs, on_progress=lambda label, done: say(f"{done:4.0%}  {label}"))
     write_results(results, out / "sim-paper.json")
     if plots:
         draw_paper(results, out)
@@ -157,16 +158,18 @@ def paper(*, only: str, out: Path, plots: bool, as_json: bool) -> None:
     type=click.IntRange(10),
     help="In place of all that, simulate a tenth of so many calls, and then so many.",
 )
+@jobs_option
 @out_option
 @json_option
-def speed(
-    *, engines: str, calls: int, live: str, repeats: int, long: int | None, out: Path | None, as_json: bool
-) -> None:
-    """Measure the simulator and the scheduler, in processor time of one thread."""
-    plan = SimSpeedPlan(engines=_counts(engines), calls=calls, live=_counts(live), repeats=repeats, long=long)
+def speed(*, engines: str, live: str, out: Path | None, as_json: bool, **numbers: Any) -> None:
+    """Measure the simulator and the scheduler.
+
+    One simulation is counted in processor time, --jobs of them at the same time in real time.
+    """
+    plan = SimSpeedPlan(engines=_counts(engines), live=_counts(live), **numbers)
     check_out(out)
     report = run_sim_speed(plan, tell=say)
-    write_result(out, "sim-speed" if long is None else "sim-long", asdict(report))
+    write_result(out, "sim-speed" if plan.long is None else "sim-long", asdict(report))
     if as_json:
         write_json(asdict(report))
     else:
@@ -290,6 +293,15 @@ def _write_speed(report: SimSpeedReport) -> None:
         ["SIMULATED", "ENGINES", "CALLS", "CALLS/CPU S"],
         [(each.app, each.num_engines, each.num_calls, each.calls_per_cpu_s) for each in report.simulated],
     )
+    if report.together:
+        click.echo()
+        write_table(
+            ["AT THE SAME TIME", "ENGINES", "PROCESSES", "CALLS", "CALLS/S"],
+            [
+                (each.app, each.num_engines, each.num_processes, each.num_calls, each.calls_per_real_s)
+                for each in report.together
+            ],
+        )
     click.echo()
     write_table(
         ["ROUND", "ENGINES", "WAITING", "MEDIAN MS", "MAX MS"],

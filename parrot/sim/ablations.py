@@ -3,14 +3,16 @@ each of them switched off in turn.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
 from parrot.core.service_config import Ingredient
 from parrot.sim.fair import NUM_ENGINES, PRESET, WORKLOADS, FairWorkload, mean_jct_s, ours
-from parrot.sim.figures import engine
+from parrot.sim.figures import OURS, engine
+from parrot.sim.side_by_side import Progress, Task, run_side_by_side
 from parrot.sim.simulation import SimulationConfig
 
 FORMAT = 1
@@ -75,21 +77,26 @@ def heavy_workloads() -> Sequence[FairWorkload]:
 
 
 def run_ablations(
-    workloads: Sequence[FairWorkload] | None = None,
-    *,
-    on_progress: Callable[[str, float], None] | None = None,
+    workloads: Sequence[FairWorkload] | None = None, *, jobs: int = 1, on_progress: Progress | None = None
 ) -> tuple[AblationRow, ...]:
-    """Run every variant of every workload; `on_progress` is told what comes next and how much is done."""
+    """Run every variant of every workload, with `jobs` processes; see `run_side_by_side`."""
     workloads = (*heavy_workloads(), *TELLING) if workloads is None else workloads
+    systems = [{OURS: whole(workload), **variants(whole(workload))} for workload in workloads]
+    tasks = [
+        Task(
+            workload.name if name == OURS else f"{workload.name}, without {name}",
+            partial(mean_jct_s, config, workload),
+        )
+        for workload, configs in zip(workloads, systems, strict=True)
+        for name, config in configs.items()
+    ]
+    seconds = iter(run_side_by_side(tasks, jobs=jobs, on_progress=on_progress))
     rows: list[AblationRow] = []
-    for number, workload in enumerate(workloads):
-        if on_progress is not None:
-            on_progress(workload.name, number / len(workloads))
-        system = whole(workload)
-        seconds = mean_jct_s(system, workload)
-        others = variants(system).items()
-        without = {name: mean_jct_s(config, workload) / seconds for name, config in others}
-        rows.append(AblationRow(app=workload.name, seconds=seconds, without=without))
+    for workload, configs in zip(workloads, systems, strict=True):
+        taken = {name: next(seconds) for name in configs}
+        with_all = taken.pop(OURS)
+        without = {name: each / with_all for name, each in taken.items()}
+        rows.append(AblationRow(app=workload.name, seconds=with_all, without=without))
     return tuple(rows)
 
 

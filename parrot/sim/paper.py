@@ -1,13 +1,15 @@
 """`parrot sim paper`: every figure run, compared with the paper, and written down."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from parrot.errors import ConfigError
-from parrot.sim.fair import BASE_POLICIES, ROUND_TRIPS_S, WORKLOADS, run_fair
+from parrot.sim.fair import BASE_POLICIES, ROUND_TRIPS_S, WORKLOADS, FairWorkload, run_fair
 from parrot.sim.figures import BASE_POLICY, FIGURES, OUR_POLICY, OURS, TOLERANCE, Figure
+from parrot.sim.side_by_side import Progress, Task, run_side_by_side
 
 FORMAT = 1
 """Version of the results file's keys."""
@@ -101,61 +103,70 @@ def chosen_figures(only: Sequence[str]) -> tuple[tuple[Figure, ...], bool]:
 
 
 def run_paper(
-    only: Sequence[str] = (), *, on_progress: Callable[[str, float], None] | None = None
+    only: Sequence[str] = (), *, jobs: int = 1, on_progress: Progress | None = None
 ) -> PaperResults:
-    """Run the figures asked for; `on_progress` is told what comes next and how much is done (0 to 1)."""
+    """Run the figures asked for, with `jobs` processes; see `run_side_by_side`."""
     figures, with_fair = chosen_figures(only)
-    not_yet = tuple(figure for figure in figures if not figure.can_run)
-    to_run = [figure for figure in figures if figure.can_run]
-    total = sum(len(figure.points) for figure in to_run) + with_fair * len(WORKLOADS) * len(ROUND_TRIPS_S)
-    done = 0
+    points = [
+        Task(
+            f"figure {figure.figure_id}, {figure.varies}: {point:g}", partial(_rows, figure.figure_id, index)
+        )
+        for figure in figures
+        if figure.can_run
+        for index, point in enumerate(figure.points)
+    ]
+    fair = [
+        Task(
+            f"fair set, {workload.name}, round trip {round_trip_s:g} s",
+            partial(_fair_rows, workload, round_trip_s),
+        )
+        for workload in WORKLOADS
+        for round_trip_s in ROUND_TRIPS_S
+        if with_fair
+    ]
+    tasks: list[Task[tuple[Row | FairRow, ...]]] = [*points, *fair]
+    found = run_side_by_side(tasks, jobs=jobs, on_progress=on_progress)
+    rows = [row for each in found for row in each]
+    return PaperResults(
+        rows=tuple(row for row in rows if isinstance(row, Row)),
+        fair=tuple(row for row in rows if isinstance(row, FairRow)),
+        not_yet=tuple(figure for figure in figures if not figure.can_run),
+    )
 
-    def step(label: str) -> None:
-        nonlocal done
-        if on_progress is not None:
-            on_progress(label, done / total)
-        done += 1
 
-    rows: list[Row] = []
-    for figure in to_run:
-        for index, point in enumerate(figure.points):
-            step(f"figure {figure.figure_id}, {figure.varies}: {point:g}")
-            rows.extend(_rows(figure, index))
-    fair = tuple(_fair_rows(step)) if with_fair else ()
-    return PaperResults(rows=tuple(rows), fair=fair, not_yet=not_yet)
-
-
-def _rows(figure: Figure, index: int) -> Iterator[Row]:
+def _rows(figure_id: str, index: int) -> tuple[Row, ...]:
+    (figure,) = (figure for figure in FIGURES if figure.figure_id == figure_id)
     point = figure.points[index]
     values = figure.run(point)
-    for name, value in values.items():
-        if name != OURS:
-            yield Row(
-                figure=figure.figure_id,
-                point=point,
-                against=name,
-                paper=figure.paper[name][index],
-                ours=value / values[OURS],
-                ours_value=values[OURS],
-                against_value=value,
-            )
+    return tuple(
+        Row(
+            figure=figure_id,
+            point=point,
+            against=name,
+            paper=figure.paper[name][index],
+            ours=value / values[OURS],
+            ours_value=values[OURS],
+            against_value=value,
+        )
+        for name, value in values.items()
+        if name != OURS
+    )
 
 
-def _fair_rows(step: Callable[[str], None]) -> Iterator[FairRow]:
-    for workload in WORKLOADS:
-        for round_trip_s in ROUND_TRIPS_S:
-            step(f"fair set, {workload.name}, round trip {round_trip_s:g} s")
-            values = run_fair(workload, round_trip_s)
-            for name, value in values.items():
-                if name != OURS:
-                    yield FairRow(
-                        app=workload.name,
-                        round_trip_s=round_trip_s,
-                        against=name,
-                        ratio=value / values[OURS],
-                        ours_value=values[OURS],
-                        against_value=value,
-                    )
+def _fair_rows(workload: FairWorkload, round_trip_s: float) -> tuple[FairRow, ...]:
+    values = run_fair(workload, round_trip_s)
+    return tuple(
+        FairRow(
+            app=workload.name,
+            round_trip_s=round_trip_s,
+            against=name,
+            ratio=value / values[OURS],
+            ours_value=values[OURS],
+            against_value=value,
+        )
+        for name, value in values.items()
+        if name != OURS
+    )
 
 
 def write_results(results: PaperResults, path: Path) -> None:

@@ -78,7 +78,8 @@ least to most of {runs} runs. *Gain* compares run with run; above 1, lazy is fas
 `{command}`."""
 
 SPEED = """\
-In virtual time, on one processor; seconds are those of the processor. `{file}`"""
+In virtual time. Seconds are those of one processor; where simulations run together, in a process each,
+they are real ones. `{file}`"""
 
 PAPER = """\
 Times better than each figure's own base line, as the paper reports it and as the simulator has it with

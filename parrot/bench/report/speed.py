@@ -18,7 +18,7 @@ def speed(results: Results) -> str:
     """The section."""
     if not results.speed:
         return ""
-    content, names = newest_sections(results.speed, ("rounds", "simulated", "live", "long"))
+    content, names = newest_sections(results.speed, ("rounds", "simulated", "together", "live", "long"))
     commands = {
         kind: code(file.content["command"])
         for file in results.speed
@@ -30,6 +30,7 @@ def speed(results: Results) -> str:
         for kind, found in (
             ("rounds", _rounds(content["rounds"] or {})),
             ("simulated", _simulated(content["simulated"] or ())),
+            ("together", _together(content["together"] or ())),
             ("long", _long(content["long"] or ())),
             ("live", _live(content["live"] or ())),
         )
@@ -54,13 +55,22 @@ def _rounds(rounds: Found) -> list[list[object]]:
 
 def _simulated(simulated: Sequence[Found]) -> list[list[object]]:
     return [
-        [
-            f"simulated calls a second, {one['app']}, {number(one['num_engines'])} engines",
-            number(one["calls_per_cpu_s"], 0),
-            SIMULATED_CALLS_PER_S.text(),
-            SIMULATED_CALLS_PER_S.verdict(one["calls_per_cpu_s"]),
-        ]
+        _per_second(f"{number(one['num_engines'])} engines, one processor", one, one["calls_per_cpu_s"])
         for one in simulated
+    ]
+
+
+def _together(together: Sequence[Found]) -> list[list[object]]:
+    fleet = "{num_engines} engines, {num_processes} simulations together"
+    return [_per_second(fleet.format(**one), one, one["calls_per_real_s"]) for one in together]
+
+
+def _per_second(fleet: str, one: Found, calls: float) -> list[object]:
+    return [
+        f"simulated calls a second, {one['app']}, {fleet}",
+        number(calls, 0),
+        SIMULATED_CALLS_PER_S.text(),
+        SIMULATED_CALLS_PER_S.verdict(calls),
     ]
 
 

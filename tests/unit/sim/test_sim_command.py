@@ -86,14 +86,14 @@ def quick_figure(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick_figure")
 def test_a_figure_is_run_and_written(tmp_path: Path) -> None:
-    found = run_json("paper", "--only", "11a", "--no-plots", "--out", str(tmp_path))
+    found = run_json("paper", "--only", "11a", "--no-plots", "--jobs", "1", "--out", str(tmp_path))
     assert found["figures"][0]["figure"] == "11a"
     assert json.loads((tmp_path / "sim-paper.json").read_text(encoding="utf-8")) == found
 
 
 @pytest.mark.usefixtures("quick_figure")
 def test_figures_are_shown_beside_the_papers(tmp_path: Path) -> None:
-    lines = run("paper", "--only", "11", "--no-plots", "--out", str(tmp_path)).splitlines()
+    lines = run("paper", "--only", "11", "--no-plots", "--jobs", "1", "--out", str(tmp_path)).splitlines()
     assert lines[0].split() == ["FIGURE", "AT", "AGAINST", "PAPER", "OURS", "WITHIN", "20", "%"]
     assert [line.split()[-1] for line in lines[1:3]] == ["yes", "no"]
     assert lines[3].endswith("not yet: needs a policy of tomorrow")
