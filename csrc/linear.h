@@ -130,7 +130,7 @@ INLINE void widen_tile(const int8_t* from, int64_t pairs, Bf16* to) {
 
 // As linear_tiles, of weights that are bytes.
 INLINE void linear_tiles_of_bytes(const LinearArgs& a, const Bf16* all_inputs, int64_t first_tile, int tiles,
-                                  TileProducts& products) {
+                                  LinearProducts& products) {
     float sums[kByteRows * 32] __attribute__((aligned(64)));
     Bf16 slab[2 * 16 * kWideSlab] __attribute__((aligned(64)));
     const int8_t* const weights = (const int8_t*)a.weights;
@@ -164,7 +164,7 @@ INLINE void linear_tiles_of_bytes(const LinearArgs& a, const Bf16* all_inputs, i
 
 // Some tiles of outputs for all rows.
 INLINE void linear_tiles(const LinearArgs& a, const Bf16* all_inputs, int64_t tile, int tiles,
-                         TileProducts& products) {
+                         LinearProducts& products) {
     float sums[2][kLinearRows * 32] __attribute__((aligned(64)));
     const int steps = (int)(a.num_inputs / 32), rows_each = (kLinearRows + steps - 1) / steps;
     int turn = 0;
@@ -191,7 +191,7 @@ static void linear(const LinearArgs& a) {
     for_pieces(a.pool, (num_tiles + each - 1) / each, [&](int64_t piece, int thread) {
         const int64_t tile = piece * each, left = num_tiles - tile;
         const int tiles = (int)(left < each ? left : each);
-        TileProducts products;
+        LinearProducts products;
         if (a.scales)
             linear_tiles_of_bytes(a, inputs_for(a, thread), tile, tiles, products);
         else

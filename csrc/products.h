@@ -137,6 +137,78 @@ struct PairProducts {
     }
 };
 
+// The same for rows that meet fixed weights, which are laid out as keys are: some rows at a time stay in registers with
+// the sums of two tiles, so that a vector of weights is loaded once for all of them.
+class PairRows {
+   public:
+    void take_rows(int) {}
+
+    // The sums of one or two tiles; nothing is to be done between.
+    template <class Between>
+    INLINE void scores_of_pair(const Bf16* q, int rows, const Bf16* keys, bool two_tiles, int dim, float* out,
+                               int out_stride, const Between&) {
+        add_scores(q, dim, rows, keys, two_tiles, dim, out, out_stride, false);
+    }
+
+    // The same by some of the dimensions, whose keys alone are here; added to those there.
+    INLINE void add_scores(const Bf16* q, int64_t q_stride, int rows, const Bf16* keys, bool two_tiles, int dims,
+                           float* out, int out_stride, bool add) {
+        for (int row = 0; row < rows;) {
+            // In parts of about one size: a last row by itself would cost as many loads as eight.
+            const int parts = (rows - row + kMostRows - 1) / kMostRows, here = (rows - row + parts - 1) / parts;
+            const Part part = {q + row * q_stride, q_stride, keys, dims / 2, out + row * out_stride, out_stride, add};
+            if (two_tiles)
+                rows_of<2>(part, here);
+            else
+                rows_of<1>(part, here);
+            row += here;
+        }
+    }
+
+   private:
+    static constexpr int kMostRows = 8;
+
+    struct Part {
+        const Bf16* left;
+        int64_t left_stride;
+        const Bf16* right;
+        int pairs;
+        float* out;
+        int64_t out_stride;
+        bool add;
+    };
+
+    template <int kTiles, int kRows = kMostRows>
+    static void rows_of(const Part& part, int rows) {
+        if constexpr (kRows > 1)
+            if (rows < kRows) return rows_of<kTiles, kRows - 1>(part, rows);
+        sums_of<kRows, kTiles>(part);
+    }
+
+    // A row's sum is made in one order, however many rows there are: a request's numbers do not depend on its batch.
+    template <int kRows, int kTiles>
+    static void sums_of(const Part& part) {
+        const int64_t tile_step = kTileSlots * 2 * (int64_t)part.pairs;
+        __m512 sums[kRows][kTiles];
+        for (int r = 0; r < kRows; ++r)
+            for (int t = 0; t < kTiles; ++t)
+                sums[r][t] = part.add ? _mm512_loadu_ps(part.out + r * part.out_stride + t * 16) : _mm512_setzero_ps();
+        for (int k = 0; k < part.pairs; ++k) {
+            __m512bh v[kTiles];
+            for (int t = 0; t < kTiles; ++t)
+                v[t] = (__m512bh)_mm512_loadu_si512(part.right + k * 2 * kTileSlots + t * tile_step);
+            for (int r = 0; r < kRows; ++r) {
+                int32_t pair;
+                __builtin_memcpy(&pair, part.left + r * part.left_stride + 2 * k, sizeof pair);
+                const __m512bh same = (__m512bh)_mm512_set1_epi32(pair);
+                for (int t = 0; t < kTiles; ++t) sums[r][t] = _mm512_dpbf16_ps(sums[r][t], same, v[t]);
+            }
+        }
+        for (int r = 0; r < kRows; ++r)
+            for (int t = 0; t < kTiles; ++t) _mm512_storeu_ps(part.out + r * part.out_stride + t * 16, sums[r][t]);
+    }
+};
+
 #endif
 
 #if defined(__AMX_BF16__)

@@ -18,10 +18,13 @@ namespace PARROT_ISA {
 #include "rows.h"
 #include "sample.h"
 #if defined(__AMX_BF16__)
-#include "linear.h"
+typedef TileProducts LinearProducts;
+#elif defined(__AVX512BF16__)
+typedef PairRows LinearProducts;
 #endif
 
 #if defined(__AVX512BF16__)
+#include "linear.h"
 typedef PairProducts HalfProducts;
 #else
 typedef FloatProducts<Bf16> HalfProducts;
@@ -93,7 +96,7 @@ extern const Table PARROT_TABLE = {
     PARROT_ISA::add_norm,
     PARROT_ISA::silu_mul,
     PARROT_ISA::sample,
-#if defined(__AMX_BF16__)
+#if defined(__AVX512BF16__)
     PARROT_ISA::linear,
     PARROT_ISA::pack,
 #else

@@ -155,8 +155,8 @@ class NativeKernels:
         """A product with `weight` ([outputs, inputs]) plus `bias`, [rows, inputs] → [rows, outputs]; of a
         gated one, the first half of the outputs are gates.
 
-        The weights are copied into a layout of their own. None where torch's product is as good: without AMX,
-        and in float32.
+        The weights are copied into a layout of their own. None where torch's product is as good: without
+        AVX512-BF16, and in float32.
         """
         num_outputs, num_inputs = weight.shape
         fits = not num_inputs % 32 and not (is_gated and num_outputs % 32)

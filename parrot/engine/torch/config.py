@@ -43,7 +43,7 @@ class TorchConfig:
     where they were built, else torch. What they do not know of a model is left to torch in any case."""
     weights: WeightsKind = "model"
     """`int8` keeps the weights of matrix products in a byte each, with a scale for each output, where the
-    native kernels multiply matrices (a CPU with AMX, bfloat16, layers of the engine's own). They take half
+    native kernels multiply matrices (a CPU with AVX512-BF16 or AMX, bfloat16, a fast family). They take half
     the memory, tokens are generated sooner and prompts computed later; outputs are not quite the model's
     own."""
     cuda_graphs: bool = False

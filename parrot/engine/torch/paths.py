@@ -42,7 +42,7 @@ def choose_kernels(
     kernels, words = _find_kernels(config, dtype=dtype, device=device)
     if config.weights == "int8" and (kernels is None or not kernels.has_linear or dtype != torch.bfloat16):
         raise ConfigError(
-            f"weights in int8 need a CPU with AMX, native kernels and bfloat16; here are {words}, "
+            f"weights in int8 need a CPU with AVX512-BF16, native kernels and bfloat16; here are {words}, "
             f"{str(dtype).removeprefix('torch.')}",
             param="engine.weights",
         )

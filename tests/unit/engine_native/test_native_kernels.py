@@ -18,19 +18,22 @@ BF16_ULP = 2.0**-7
 
 @pytest.fixture(params=ISAS)
 def kernels(request: pytest.FixtureRequest) -> NativeKernels:
-    isa: Isa = request.param
-    found = load_native(isa)
+    return found_for(request.param)
+
+
+WITH_LINEARS: tuple[Isa, ...] = ("avx512-bf16", "amx-bf16")
+"""Those that multiply matrices."""
+
+
+@pytest.fixture(params=WITH_LINEARS)
+def multiplying(request: pytest.FixtureRequest) -> NativeKernels:
+    return found_for(request.param)
+
+
+def found_for(isa: Isa, *, int8_weights: bool = False) -> NativeKernels:
+    found = load_native(isa, int8_weights=int8_weights)
     if found is None:
         pytest.skip(f"no native kernels for {isa} here")
-    torch.manual_seed(0)
-    return found
-
-
-@pytest.fixture
-def tiles() -> NativeKernels:
-    found = load_native("amx-bf16")
-    if found is None:
-        pytest.skip("no AMX here")
     torch.manual_seed(0)
     return found
 
@@ -166,11 +169,11 @@ def test_every_instruction_set_draws_what_the_first_draws(kernels: NativeKernels
 @pytest.mark.parametrize(("inputs", "outputs"), [(64, 48), (576, 960), (96, 37), (32, 1)])
 @pytest.mark.parametrize("rows", [1, 3, 16, 17, 32, 77])
 def test_a_linear_equals_the_product_in_float32(
-    tiles: NativeKernels, rows: int, inputs: int, outputs: int, with_bias: bool
+    multiplying: NativeKernels, rows: int, inputs: int, outputs: int, with_bias: bool
 ) -> None:
     weight, hidden = torch.randn(outputs, inputs).bfloat16(), torch.randn(rows, inputs).bfloat16()
     bias = torch.randn(outputs).bfloat16() if with_bias else None
-    linear = tiles.make_linear(weight, bias)
+    linear = multiplying.make_linear(weight, bias)
     assert linear is not None
     exact = functional.linear(hidden.float(), weight.float(), None if bias is None else bias.float())
     torch.testing.assert_close(linear(hidden).float(), exact, rtol=BF16_ULP, atol=1e-4)
@@ -179,35 +182,31 @@ def test_a_linear_equals_the_product_in_float32(
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("rows", [1, 17, 40])
 def test_a_gated_linear_equals_the_product_and_the_gate_after_it(
-    tiles: NativeKernels, rows: int, with_bias: bool
+    multiplying: NativeKernels, rows: int, with_bias: bool
 ) -> None:
     weight, hidden = torch.randn(2 * 112, 96).bfloat16() / 8, torch.randn(rows, 96).bfloat16()
     bias = torch.randn(2 * 112).bfloat16() if with_bias else None
-    plain, gated = tiles.make_linear(weight, bias), tiles.make_linear(weight, bias, is_gated=True)
+    plain, gated = multiplying.make_linear(weight, bias), multiplying.make_linear(weight, bias, is_gated=True)
     assert plain is not None
     assert gated is not None
-    assert_near(gated(hidden), tiles.silu_mul(plain(hidden)))
+    assert_near(gated(hidden), multiplying.silu_mul(plain(hidden)))
 
 
-def test_a_gated_linear_of_extreme_gates_is_their_limit(tiles: NativeKernels) -> None:
+def test_a_gated_linear_of_extreme_gates_is_their_limit(multiplying: NativeKernels) -> None:
     gates = torch.tensor([[-3e38, -200.0, -90.0, 0.0, 90.0, 3e38, torch.nan]]).bfloat16()
     hidden = functional.pad(gates.T, (0, 31))
     weight = torch.zeros(32, 32, dtype=torch.bfloat16)
     weight[0, 0] = weight[16, 1] = 1
     hidden[:, 1] = 1
-    gated = tiles.make_linear(weight, None, is_gated=True)
+    gated = multiplying.make_linear(weight, None, is_gated=True)
     assert gated is not None
     expected = torch.tensor([0.0, 0.0, 0.0, 0.0, 90.0, 3e38, torch.nan]).bfloat16()
     torch.testing.assert_close(gated(hidden)[:, 0], expected, equal_nan=True, rtol=0, atol=1e-30)
 
 
-@pytest.fixture
-def byte_tiles() -> NativeKernels:
-    found = load_native("amx-bf16", int8_weights=True)
-    if found is None:
-        pytest.skip("no AMX here")
-    torch.manual_seed(0)
-    return found
+@pytest.fixture(params=WITH_LINEARS)
+def with_bytes(request: pytest.FixtureRequest) -> NativeKernels:
+    return found_for(request.param, int8_weights=True)
 
 
 def rounded(weight: torch.Tensor) -> torch.Tensor:
@@ -220,12 +219,12 @@ def rounded(weight: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(("inputs", "outputs"), [(64, 48), (576, 960), (96, 37), (32, 1), (1056, 50)])
 @pytest.mark.parametrize("rows", [1, 16, 17, 33, 77, 530])
 def test_a_linear_of_bytes_equals_the_product_with_rounded_weights(
-    byte_tiles: NativeKernels, rows: int, inputs: int, outputs: int, with_bias: bool
+    with_bytes: NativeKernels, rows: int, inputs: int, outputs: int, with_bias: bool
 ) -> None:
     weight, hidden = torch.randn(outputs, inputs).bfloat16(), torch.randn(rows, inputs).bfloat16()
     weight[0] = 0
     bias = torch.randn(outputs).bfloat16() if with_bias else None
-    linear = byte_tiles.make_linear(weight, bias)
+    linear = with_bytes.make_linear(weight, bias)
     assert linear is not None
     exact = functional.linear(hidden.float(), rounded(weight), None if bias is None else bias.float())
     # A weight half way between two steps costs a step of that one input.
@@ -237,23 +236,23 @@ def test_a_linear_of_bytes_equals_the_product_with_rounded_weights(
 
 @pytest.mark.parametrize("rows", [1, 17, 70])
 def test_a_gated_linear_of_bytes_equals_the_product_and_the_gate_after_it(
-    byte_tiles: NativeKernels, rows: int
+    with_bytes: NativeKernels, rows: int
 ) -> None:
     weight, hidden = torch.randn(2 * 112, 96).bfloat16() / 8, torch.randn(rows, 96).bfloat16()
     bias = torch.randn(2 * 112).bfloat16()
-    plain, gated = byte_tiles.make_linear(weight, bias), byte_tiles.make_linear(weight, bias, is_gated=True)
+    plain, gated = with_bytes.make_linear(weight, bias), with_bytes.make_linear(weight, bias, is_gated=True)
     assert plain is not None
     assert gated is not None
-    assert_near(gated(hidden), byte_tiles.silu_mul(plain(hidden)))
+    assert_near(gated(hidden), with_bytes.silu_mul(plain(hidden)))
 
 
 @pytest.mark.parametrize("spoilt", [torch.nan, torch.inf])
 def test_a_weight_that_is_no_number_spoils_its_output_and_no_other(
-    byte_tiles: NativeKernels, spoilt: float
+    with_bytes: NativeKernels, spoilt: float
 ) -> None:
     weight = torch.randn(48, 64).bfloat16()
     weight[5, 7] = spoilt
-    linear = byte_tiles.make_linear(weight, None)
+    linear = with_bytes.make_linear(weight, None)
     assert linear is not None
     is_number = torch.isfinite(linear(torch.randn(3, 64).bfloat16()))
     assert not is_number[:, 5].any()
@@ -264,12 +263,12 @@ def test_linears_that_torch_does_as_well_are_left_to_it(kernels: NativeKernels) 
     assert kernels.make_linear(torch.randn(64, 64), None) is None
     assert kernels.make_linear(torch.randn(64, 40).bfloat16(), None) is None
     native = kernels.make_linear(torch.randn(64, 64).bfloat16(), None)
-    assert (native is not None) == (kernels.isa == "amx-bf16")
+    assert (native is not None) == (kernels.isa in WITH_LINEARS)
 
 
-def test_linears_and_the_products_of_torch_do_not_disturb_each_other(tiles: NativeKernels) -> None:
+def test_linears_and_the_products_of_torch_do_not_disturb_each_other(multiplying: NativeKernels) -> None:
     weight, hidden = torch.randn(576, 576).bfloat16(), torch.randn(40, 576).bfloat16()
-    linear = tiles.make_linear(weight, None)
+    linear = multiplying.make_linear(weight, None)
     assert linear is not None
     expected, theirs = linear(hidden), functional.linear(hidden, weight)
     for rows in (1, 17, 40, 5):

@@ -8,6 +8,7 @@ import torch
 
 from parrot.bench.engine.driver import started
 from parrot.engine.native.kernels import load_native
+from parrot.engine.native.library import Isa
 from parrot.engine.torch.config import TorchConfig
 from parrot.engine.torch.init import init_model
 from parrot.engine.torch.kv_cache import KvShape
@@ -32,10 +33,17 @@ def small_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def load(model_dir: Path) -> tuple[LlamaModel, NativeAttention]:
-    kernels = load_native("amx-bf16", num_threads=2)
-    if kernels is None:
-        pytest.skip("no AMX here")
+@pytest.fixture(params=["avx512-bf16", "amx-bf16"])
+def isa(request: pytest.FixtureRequest) -> Isa:
+    found: Isa = request.param
+    if load_native(found) is None:
+        pytest.skip(f"no native kernels for {found} here")
+    return found
+
+
+def load(model_dir: Path, isa: Isa) -> tuple[LlamaModel, NativeAttention]:
+    kernels = load_native(isa, num_threads=2)
+    assert kernels is not None
     placement = Placement(
         dtype=torch.bfloat16,
         device=torch.device("cpu"),
@@ -73,16 +81,16 @@ def run(model: LlamaModel, attention: NativeAttention, first: int, num_rows: int
 
 
 @torch.inference_mode()
-def test_the_fused_layers_equal_the_layers_one_by_one(small_dir: Path) -> None:
-    plain, fused = load(small_dir), load(small_dir)
+def test_the_fused_layers_equal_the_layers_one_by_one(small_dir: Path, isa: Isa) -> None:
+    plain, fused = load(small_dir, isa), load(small_dir, isa)
     fused[0].fuse(fused[1], None)
     for first, num_rows in ((0, 1), (0, 40), (40, 3), (0, 32), (0, 33)):
         assert torch.equal(run(*plain, first, num_rows), run(*fused, first, num_rows))
 
 
 @torch.inference_mode()
-def test_the_fused_layers_note_where_their_time_goes(small_dir: Path) -> None:
-    model, attention = load(small_dir)
+def test_the_fused_layers_note_where_their_time_goes(small_dir: Path, isa: Isa) -> None:
+    model, attention = load(small_dir, isa)
     times = StepTimes(SystemClock())
     model.fuse(attention, times)
     times.begin(20)
@@ -95,8 +103,9 @@ def test_the_fused_layers_note_where_their_time_goes(small_dir: Path) -> None:
 async def test_torch_keeps_no_threads_beside_the_fused_layers(
     small_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if load_native("amx-bf16") is None:
-        pytest.skip("no AMX here")
+    kernels = load_native()
+    if kernels is None or not kernels.has_linear:
+        pytest.skip("no native matrix products here")
     seen: list[int] = []
     run_step = Runner.run
 
