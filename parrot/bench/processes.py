@@ -52,8 +52,8 @@ class Interruption:
 
 @contextmanager
 def keeping(results: Sequence[object], tell: Callable[[str], None]) -> Iterator[Interruption]:
-    """A measurement that is cancelled inside ends here, and goes on with the `results` that there are; with
-    none, it is cancelled.
+    """A measurement that is cancelled inside, or whose server fails, ends here and goes on with the `results`
+    that there are; with none, it is cancelled or fails.
     """
     interruption = Interruption()
     try:
@@ -65,6 +65,11 @@ def keeping(results: Sequence[object], tell: Callable[[str], None]) -> Iterator[
         task.uncancel()
         interruption.happened = True
         tell("interrupted; what was measured so far is kept")
+    except UnreachableError as error:
+        if not results:
+            raise
+        interruption.happened = True
+        tell(f"{error}; what was measured so far is kept")
 
 
 class ServerProcess:

@@ -10,6 +10,7 @@ from parrot.bench.migration.suite import MigrationPlan, MigrationRequest, settin
 from parrot.bench.processes import keeping
 from parrot.config import load_settings
 from parrot.engine.torch.config import TorchConfig
+from parrot.errors import UnreachableError
 
 
 async def measured(results: Sequence[object], told: list[str]) -> bool:
@@ -36,6 +37,19 @@ async def test_without_a_result_an_interruption_ends_the_measurement() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert told == []
+
+
+async def test_what_was_measured_before_a_server_failed_is_kept() -> None:
+    told: list[str] = []
+    with keeping(["one"], told.append) as interruption:
+        raise UnreachableError("no completion", code="bad_answer")
+    assert interruption.happened
+    assert told == ["no completion [bad_answer]; what was measured so far is kept"]
+
+
+async def test_without_a_result_a_server_that_fails_fails_the_measurement() -> None:
+    with pytest.raises(UnreachableError), keeping([], lambda _: None):
+        raise UnreachableError("no completion", code="bad_answer")
 
 
 def test_a_model_may_lie_in_a_directory_of_any_name(tmp_path: Path) -> None:
