@@ -39,17 +39,21 @@ async def test_without_a_result_an_interruption_ends_the_measurement() -> None:
     assert told == []
 
 
+def fail() -> None:
+    raise UnreachableError("no completion", code="bad_answer")
+
+
 async def test_what_was_measured_before_a_server_failed_is_kept() -> None:
     told: list[str] = []
     with keeping(["one"], told.append) as interruption:
-        raise UnreachableError("no completion", code="bad_answer")
+        fail()
     assert interruption.happened
     assert told == ["no completion [bad_answer]; what was measured so far is kept"]
 
 
 async def test_without_a_result_a_server_that_fails_fails_the_measurement() -> None:
     with pytest.raises(UnreachableError), keeping([], lambda _: None):
-        raise UnreachableError("no completion", code="bad_answer")
+        fail()
 
 
 def test_a_model_may_lie_in_a_directory_of_any_name(tmp_path: Path) -> None:
